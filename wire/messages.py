@@ -1,0 +1,143 @@
+"""The messages of the protocol: their fields, bounds and promises. Pure: no clock, no IO.
+
+These structs are the one definition: they validate what arrives, and the schemas in docs/ are generated from them.
+Fields at their default are not sent. Unknown fields are ignored, so that either side may be upgraded first.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+VERSION = 1
+"""The wire version this code speaks; a message of another version is refused with a reason."""
+
+HISTORIES_MAX = 16
+
+StreamId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{22}$", description="128 random bits, made with the outbox file")]
+ShortId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}$")]
+Digest = Annotated[bytes, Meta(min_length=16, max_length=16, description="blake2b-128 over the chain of documents")]
+Sequence = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+EpochMs = Annotated[int, Meta(ge=0, le=2**53 - 1, description="milliseconds since 1970-01-01 UTC")]
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Worker = Annotated[int, Meta(ge=1, le=999)]
+Reason = Literal["doorbell", "sweep", "operator", "retry", "new_stream"]
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every message carries: the wire version."""
+
+    v: Literal[1]
+
+
+class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A stream that the till's present one took over: what had been pruned, and where it ended."""
+
+    stream: StreamId
+    pruned: Sequence = 0
+    newest: Sequence
+    digest: Digest
+
+
+class ReceiptClosed(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Till → central, retained: the doorbell. I hold documents ``oldest..newest``; the chain's digest is at newest.
+
+    ``stored`` is what the till believes central has. May be lost, repeated or late: the next one says it all again.
+    """
+
+    stream: StreamId
+    oldest: Sequence = 1
+    newest: Sequence
+    digest: Digest
+    stored: Sequence = 0
+    boot_id: ShortId
+    previous: Annotated[tuple[History, ...], Meta(max_length=HISTORIES_MAX)] = ()
+    oldest_unsent_at_ms: EpochMs | None = None
+    urgent: bool = False
+
+
+class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Central → till: I have everything up to ``after`` with this digest; send what follows.
+
+    It is the cumulative acknowledgement too. ``stream`` is None when central knows no stream of this till yet.
+    """
+
+    stream: StreamId | None = None
+    after: Sequence = 0
+    digest: Digest | None = None
+    central_id: ShortId
+    backed_up: Sequence | None = None
+    limit_documents: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    limit_bytes: Annotated[int, Meta(ge=1, le=16 * 2**20)] = 512 * 1024
+    worker: Worker
+    task: ShortId
+    reason: Reason = "doorbell"
+
+
+class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Till → central: the header of one upload: *all* documents in ``(after, through]``; the digest is at through.
+
+    The documents follow it, one a line, byte for byte as the outbox holds them.
+    """
+
+    stream: StreamId
+    after: Sequence
+    through: Sequence
+    digest: Digest
+    task: ShortId
+
+
+class Quarantined(Struct, frozen=True, array_like=True):
+    """A document that central holds in quarantine: its sequence and why."""
+
+    sequence: Sequence
+    code: ShortId
+
+
+class SalesStored(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Central → till: everything up to ``through`` is committed in the database named ``central_id``."""
+
+    stream: StreamId
+    through: Sequence
+    digest: Digest
+    central_id: ShortId
+    backed_up: Sequence | None = None
+    quarantined: Annotated[tuple[Quarantined, ...], Meta(max_length=10_000)] = ()
+
+
+class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Till → central, retained, and the till's will.
+
+    ``connection`` counts up: an offline with an older number is the late will of a connection since replaced.
+    """
+
+    online: bool
+    connection: Count
+    store_id: Annotated[str, Meta(max_length=64)] = ""
+    agent_version: Annotated[str, Meta(max_length=64)] = ""
+    boot_id: ShortId
+    started_at_ms: EpochMs = 0
+    clock_ms: EpochMs = 0
+    disk_free_bytes: Count | None = None
+    unsent: Count = 0
+    settings_revision: Count = 0
+
+
+class CentralPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Central → tills, retained, and central's will: who serves, which versions it accepts, how far backups reach."""
+
+    online: bool
+    protocol: tuple[int, ...] = (VERSION,)
+    central_id: ShortId
+    incarnation: Count
+    verified_backup_at_ms: EpochMs | None = None
+
+
+def said(message_type: type[Message], **fields: object) -> Message:
+    """Build a message of this wire version, validating its fields as if it had been received.
+
+    Raises msgspec.ValidationError that names the field.
+    """
+    return msgspec.convert({"v": VERSION, **fields}, message_type)

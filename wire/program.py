@@ -1,0 +1,123 @@
+"""What every program of ours does alike: read its configuration, log one line per step, tell systemd, stop cleanly."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import msgspec
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_FINDINGS, EXIT_NOT_REACHABLE = 0, 1, 2, 3, 7
+CONFIG_DIR = Path("/etc/tillstream")
+LOG_KEYS = ("till", "stream", "after", "through", "count")
+
+Config = TypeVar("Config", bound=msgspec.Struct)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names the file, the key and what would be right."""
+
+
+def read_config(config_type: type[Config], name: str, path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read ``/etc/tillstream/<name>.toml`` (or ``path``), then let ``TILLSTREAM_<KEY>`` override it.
+
+    A missing default file means defaults; a missing named file, an unknown key or a value out of bounds is an error.
+    """
+    known = {field.encode_name: field for field in msgspec.structs.fields(config_type)}
+    values = _read_toml(path, CONFIG_DIR / f"{name}.toml")
+    for key in values:
+        _refuse_unknown(key, known, path or CONFIG_DIR / f"{name}.toml")
+    for key in known:
+        if (text := environ.get(f"TILLSTREAM_{key.upper()}")) is not None:
+            values[key] = _from_environment(text)
+    try:
+        return msgspec.convert(values, config_type, strict=False)
+    except msgspec.ValidationError as problem:
+        raise ConfigError(f"{name} configuration: {problem}") from problem
+
+
+def _read_toml(path: Path | None, default: Path) -> dict[str, Any]:
+    chosen = path or default
+    try:
+        return tomllib.loads(chosen.read_text("utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise ConfigError(f"cannot read {chosen}: {problem}") from problem
+
+
+def _refuse_unknown(key: str, known: Mapping[str, object], path: Path) -> None:
+    if key in known:
+        return
+    close = difflib.get_close_matches(key, known, n=1)
+    raise ConfigError(f"{path}: unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+
+
+def _from_environment(text: str) -> Any:
+    """Lists are given as JSON; anything else stays text and is converted by its field's type."""
+    return json.loads(text) if text.startswith(("[", "{")) else text
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, with the same five keys everywhere, so that one search follows a receipt."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; ``event`` is a stable English slug."""
+        line: dict[str, object] = {
+            "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "program": record.name,
+            "event": record.getMessage(),
+        }
+        line.update((key, vars(record)[key]) for key in LOG_KEYS if key in vars(record))
+        line.update(vars(record).get("also", {}))
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_to_stderr(level: str = "info") -> None:
+    """Send our programs' log lines to standard error, where systemd's journal takes them."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(JsonLines())
+    root = logging.getLogger("tillstream")
+    root.handlers[:] = [lines]
+    root.setLevel(level.upper())
+    root.propagate = False
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd a state such as ``READY=1``; silently nothing where systemd did not start us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.settimeout(1)
+        try:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.sendall(state.encode())
+        except OSError:
+            return  # A supervisor that went away must not stop the upload.
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` on SIGTERM and SIGINT; it must only set a flag or put a message."""
+
+    def stop_soon(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    signal.signal(signal.SIGTERM, stop_soon)
+    signal.signal(signal.SIGINT, stop_soon)
