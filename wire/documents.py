@@ -97,7 +97,16 @@ class Tender(Struct, frozen=True, kw_only=True):
 
     tender_number: Number
     tender_type: Literal[
-        "cash", "card", "qr", "gift_card", "voucher", "loyalty_points", "prepayment", "credit", "foreign_cash", "other"
+        "cash",
+        "card",
+        "qr",
+        "gift_card",
+        "voucher",
+        "loyalty_points",
+        "prepayment",
+        "credit",
+        "foreign_cash",
+        "other",
     ]
     amount_minor: Minor
     tendered_minor: Minor | None = None

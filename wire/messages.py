@@ -6,7 +6,7 @@ Fields at their default are not sent. Unknown fields are ignored, so that either
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -30,6 +30,9 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every message carries: the wire version."""
 
     v: Literal[1]
+
+
+SomeMessage = TypeVar("SomeMessage", bound=Message)
 
 
 class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,6 +126,8 @@ class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
     disk_free_bytes: Count | None = None
     unsent: Count = 0
     settings_revision: Count = 0
+    findings: Annotated[dict[ShortId, Count], Meta(max_length=32)] = {}
+    """What the till had to mend since its outbox was made, by code, such as ``card_number``: the POS needs a look."""
 
 
 class CentralPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -135,7 +140,7 @@ class CentralPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
     verified_backup_at_ms: EpochMs | None = None
 
 
-def said(message_type: type[Message], **fields: object) -> Message:
+def said(message_type: type[SomeMessage], **fields: object) -> SomeMessage:
     """Build a message of this wire version, validating its fields as if it had been received.
 
     Raises msgspec.ValidationError that names the field.

@@ -67,7 +67,7 @@ def _refuse_unknown(key: str, known: Mapping[str, object], path: Path) -> None:
 
 
 def _from_environment(text: str) -> Any:
-    """Lists are given as JSON; anything else stays text and is converted by its field's type."""
+    """Return a list or table given as JSON; anything else stays text, which its field's type converts."""
     return json.loads(text) if text.startswith(("[", "{")) else text
 
 

@@ -1,0 +1,1 @@
+"""Central's side: rung by tills, it asks them in turn and commits what they answer."""

@@ -1,0 +1,192 @@
+"""The rows that one transaction is about to write: uploads checked against their watermarks. Pure: no IO.
+
+Rule 1: an upload counts only if it begins exactly at the watermark and its documents make the digest it claims.
+Rule 2: what can no longer come is never passed over in silence: it becomes a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import accumulate
+from typing import Any, Literal
+
+from wire import chain
+from wire.codec import Upload
+from wire.messages import History, Quarantined
+
+from .judge import Accepted, Refused
+
+Judge = Callable[[str, bytes], Accepted | Refused]
+Key = tuple[str, str]
+"""A till and one of its streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stream's watermark: everything up to ``through`` is committed, and the digest there."""
+
+    stream: str
+    through: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it."""
+
+    stream: str
+    boot_id: str
+    newest: int
+    digest: bytes
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An upload and the till it came from (by its topic, never by what it says)."""
+
+    till: str
+    upload: Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one parcel, and the row's watermark after it.
+
+    ``advanced``: committed, or empty and agreed. ``not_next``: it does not begin at the watermark. ``bad_digest``: its
+    documents are not what its digest says. ``unknown_stream``: no such stream is known. Only the first stores anything.
+    """
+
+    till: str
+    kind: Literal["advanced", "not_next", "bad_digest", "unknown_stream"]
+    mark: Mark
+    after: int
+    task: str
+    documents: int = 0
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewStream:
+    """A stream that a doorbell named and the database may not know, with the histories it took over."""
+
+    till: str
+    stream: str
+    previous: tuple[History, ...]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Collects rows; ``received_at_ms`` is the time they are labelled with, in epoch milliseconds."""
+
+    received_at_ms: int
+    documents: list[tuple[Any, ...]] = field(default_factory=list)
+    quarantine: list[tuple[Any, ...]] = field(default_factory=list)
+    marks: dict[Key, Mark] = field(default_factory=dict)
+    gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    passed: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def take(self, parcel: Parcel, mark: Mark | None, heads: Sequence[Heard], judge: Judge) -> Outcome:
+        """Check one upload against its watermark, put its rows into the batch, and say what became of it."""
+        header, bodies = parcel.upload.header, parcel.upload.bodies
+        if mark is None:
+            nothing = Mark(header.stream, 0, chain.first(header.stream))
+            return Outcome(parcel.till, "unknown_stream", nothing, header.after, header.task)
+        if header.after != mark.through:
+            return Outcome(parcel.till, "not_next", mark, header.after, header.task)
+        digests = list(accumulate(bodies, chain.follow, initial=mark.digest))
+        if digests[-1] != header.digest:
+            return Outcome(parcel.till, "bad_digest", mark, header.after, header.task)
+        quarantined = self._judge_all(parcel, judge)
+        self._pass_heads(parcel, digests, heads)
+        moved = Mark(header.stream, header.through, header.digest)
+        if bodies:
+            self.marks[parcel.till, header.stream] = moved
+        return Outcome(parcel.till, "advanced", moved, header.after, header.task, len(bodies), quarantined)
+
+    def quarantine_one(self, till: str, stream: str, sequence: int, refused: Refused, body: bytes) -> Quarantined:
+        """Put one document aside with the reason and its exact bytes; its number counts all the same."""
+        body_digest = blake2b(body, digest_size=16).digest()
+        self.quarantine.append(
+            (
+                till,
+                stream,
+                sequence,
+                refused.document_id,
+                refused.code,
+                refused.reason,
+                self.received_at_ms,
+                body_digest,
+                body,
+            )
+        )
+        return Quarantined(sequence, refused.code)
+
+    def document_row(self, till: str, stream: str, sequence: int, body: bytes, seen: Accepted) -> tuple[Any, ...]:
+        """Return a document's row, in the order of the insert's columns."""
+        return (
+            till, stream, sequence, self.received_at_ms, body, seen.document_id, seen.transaction_type, seen.store_id,
+            seen.business_day, seen.shift_number, seen.receipt_number, seen.closed_at_ms, seen.currency,
+            seen.total_minor, seen.is_training,
+        )  # fmt: skip
+
+    def take_over(self, new: NewStream, marks: dict[Key, Mark], heads: Sequence[Heard]) -> None:
+        """Note what a till's earlier streams can no longer send, now that a new one goes on in their place."""
+        ended = {history.stream: history for history in new.previous}
+        for history in new.previous:
+            mark = marks.get((new.till, history.stream))
+            if mark and history.pruned > mark.through:
+                reason = f"pruned on the till before stream {new.stream} took over"
+                self.gaps.append((new.till, history.stream, mark.through + 1, history.pruned, reason))
+        for head in heads:
+            if head.stream != new.stream:
+                self._end_head(new, head, ended.get(head.stream), marks.get((new.till, head.stream)))
+
+    def _end_head(self, new: NewStream, head: Heard, ended: History | None, mark: Mark | None) -> None:
+        """Let a head go that is exactly where its stream ended; any other one is a promise nobody can keep."""
+        is_taken_over = ended is not None and (ended.newest, ended.digest) == (head.newest, head.digest)
+        first = (mark.through if mark else 0) + 1
+        if not is_taken_over and first <= head.newest:
+            reason = f"rung for by boot {head.boot_id}, and stream {new.stream} did not take it over"
+            self.gaps.append((new.till, head.stream, first, head.newest, reason))
+        self.passed.append((new.till, head.stream, head.newest))
+
+    def _judge_all(self, parcel: Parcel, judge: Judge) -> tuple[Quarantined, ...]:
+        till, stream = parcel.till, parcel.upload.header.stream
+        quarantined = []
+        for sequence, body in enumerate(parcel.upload.bodies, parcel.upload.header.after + 1):
+            verdict = judge(till, body)
+            if isinstance(verdict, Refused):
+                quarantined.append(self.quarantine_one(till, stream, sequence, verdict, body))
+            else:
+                self.documents.append(self.document_row(till, stream, sequence, body, verdict))
+        return tuple(quarantined)
+
+    def _pass_heads(self, parcel: Parcel, digests: list[bytes], heads: Sequence[Heard]) -> None:
+        """Drop the heads that this upload reaches; one reached with another digest was replaced, which is a gap."""
+        header = parcel.upload.header
+        for head in heads:
+            if head.stream != header.stream or head.newest > header.through:
+                continue
+            if head.newest > header.after and digests[head.newest - header.after] != head.digest:
+                reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
+                self.gaps.append((parcel.till, header.stream, header.after + 1, head.newest, reason))
+            if head.written:
+                self.passed.append((parcel.till, header.stream, head.newest))
+
+
+def with_conflicts(outcomes: list[Outcome], conflicts: list[tuple[str, str, Quarantined]]) -> list[Outcome]:
+    """Add to each outcome the conflicts that only the insert brought to light (till, stream, document)."""
+    if not conflicts:
+        return outcomes
+    return [replace(outcome, quarantined=outcome.quarantined + _own(outcome, conflicts)) for outcome in outcomes]
+
+
+def _own(outcome: Outcome, conflicts: list[tuple[str, str, Quarantined]]) -> tuple[Quarantined, ...]:
+    if outcome.kind != "advanced":
+        return ()
+    numbers = range(outcome.after + 1, outcome.mark.through + 1)
+    key = outcome.till, outcome.mark.stream
+    return tuple(one for till, stream, one in conflicts if (till, stream) == key and one.sequence in numbers)

@@ -1,0 +1,528 @@
+"""Whom central asks, when, and what it answers. Pure: no clock, no IO; ``now`` is in seconds.
+
+Rule 1: a doorbell is a hint; the row in the database is the truth, and what is acknowledged is built from it.
+Rule 2: one turn is one request; whoever has more goes to the end of its class. Waiting for an answer that did not
+come happens outside the slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillPresence, UploadRequest, said
+
+from .batch import Heard, Mark, NewStream, Outcome
+from .debounce import Debounce
+from .turns import BACKLOG, LIVE, URGENT, Alarms, Turns
+
+State = Literal["waiting", "queued", "requested", "resting", "done", "failed", "expired"]
+ENDED = frozenset({"done", "failed", "expired"})
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorLimits:
+    """The waits, rates and bounds of asking; waits in seconds."""
+
+    quiet_s: float = 0.5
+    max_wait_s: float = 5.0
+    parallel: int = 20
+    timeout_s: float = 30.0
+    retry_min_s: float = 5.0
+    retry_max_s: float = 600.0
+    attempts_max: int = 12
+    sweep_s: float = 600.0
+    task_expires_s: float = 86_400.0
+    note_after_s: float = 1.0
+    limit_documents: int = 200
+    limit_bytes: int = 512 * 1024
+    bad_digests_max: int = 3
+    heads_max: int = 16
+    """Heads that are kept for one till: one for each stream and boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Publish a request to a till."""
+
+    till: str
+    message: UploadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Publish to a till what is committed."""
+
+    till: str
+    message: SalesStored
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Make sure that the database knows a stream, then call ``on_stream_opened``."""
+
+    stream: NewStream
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write what has been heard and was not settled within a second; one transaction for all tills."""
+
+    heads: tuple[tuple[str, Heard], ...]
+    passed: tuple[tuple[str, str, int], ...]
+    verified: tuple[tuple[str, str], ...]
+    tasks: tuple[Task, ...]
+
+
+Command = Ask | Confirm | OpenStream | Note
+
+
+@dataclass(slots=True)
+class Task:
+    """One upload that central wants from one till."""
+
+    task_id: str
+    till: str
+    reason: Reason
+    created_at: float
+    state: State = "waiting"
+    attempts: int = 0
+    is_urgent: bool = False
+    is_written: bool = False
+    asked_stream: str | None = None
+    asked_newest: int = 0
+    """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether something is still wanted."""
+        return self.state not in ENDED
+
+
+@dataclass(slots=True)
+class TillState:
+    """What central remembers of a till between its messages; all of it can be learnt again."""
+
+    mark: Mark | None = None
+    bell: ReceiptClosed | None = None
+    task: Task | None = None
+    is_online: bool | None = None
+    connection: int = -1
+    is_approved: bool = True
+    bad_digests: int = 0
+    heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
+    checked_at: float = 0.0
+
+    @property
+    def backlog(self) -> int:
+        """How many documents the till rang for beyond the watermark."""
+        return max(0, self.bell.newest - self.mark.through) if self.bell and self.mark else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Say whether the last doorbell is exactly the watermark."""
+        bell, mark = self.bell, self.mark
+        return bell is not None and mark is not None and (bell.newest, bell.digest) == (mark.through, mark.digest)
+
+    @property
+    def is_verified(self) -> bool:
+        """Say whether central provably holds everything that the till ever rang for."""
+        return self.is_even and not self.heads
+
+
+@dataclass(slots=True)
+class Counters:
+    """Health figures that central counts since its start."""
+
+    doorbells: int = 0
+    requests: int = 0
+    unanswered: int = 0
+    """Requests that the broker acknowledged and no answer followed: the most telling health figure there is."""
+    uploads: int = 0
+    documents: int = 0
+    quarantined: int = 0
+    not_next: int = 0
+    bad_digests: int = 0
+    unasked: int = 0
+
+
+class Collector:
+    """Central's side of the protocol, for the tills of one worker."""
+
+    def __init__(self, central_id: str, worker: int, task_prefix: str, limits: CollectorLimits, rng: Random) -> None:
+        self.central_id, self.worker, self.limits, self._rng = central_id, worker, limits, rng
+        self.tills: dict[str, TillState] = {}
+        self.counters = Counters()
+        self._debounce = Debounce(limits.quiet_s, limits.max_wait_s)
+        self.turns = Turns(limits.parallel)
+        self._sweep = Alarms()
+        self._task_prefix, self._tasks_made = task_prefix, 0
+        self._changed_heads: set[tuple[str, tuple[str, str]]] = set()
+        self._passed: list[tuple[str, str, int]] = []
+        self._changed_verified: dict[str, str] = {}
+        self._changed_tasks: dict[str, Task] = {}
+        self._note_at = 0.0
+
+    # -- What a start brings ---------------------------------------------------------------------------------------
+
+    def on_started(
+        self,
+        tills: list[tuple[str, Mark | None, bool | None, int, bool]],
+        heads: list[tuple[str, Heard]],
+        tasks: list[tuple[str, str, Reason, int]],
+        now: float,
+    ) -> None:
+        """Take up what the database knows: watermarks, heads that were never passed, tasks that were never done."""
+        for till, mark, online, connection, approved in tills:
+            state = self._state(till, now)
+            state.mark, state.is_online, state.connection, state.is_approved = mark, online, connection, approved
+        for till, head in heads:
+            self._state(till, now).heads[head.stream, head.boot_id] = (head, now)
+        for task_id, till, reason, attempts in tasks:
+            self.on_task(task_id, till, reason, now, attempts=attempts)
+
+    def on_task(self, task_id: str, till: str, reason: Reason, now: float, *, attempts: int = 0) -> None:
+        """Take up a task that stands in the database: left open by an earlier run, or made by a person."""
+        state = self._state(till, now)
+        if state.task and state.task.is_open:
+            if state.task.task_id != task_id:  # One at a time: what is under way will bring what this one asks for.
+                self._changed_tasks[task_id] = Task(task_id, till, reason, now, state="done", is_written=True)
+            return
+        state.task = Task(task_id, till, reason, now, attempts=attempts, is_written=True)
+        self._changed_tasks[task_id] = state.task
+        self._enqueue(state.task)
+
+    # -- What tills say --------------------------------------------------------------------------------------------
+
+    def on_receipt_closed(self, till: str, bell: ReceiptClosed, now: float, *, is_live: bool) -> list[Command]:
+        """Note a doorbell and debounce it; an even one that knows less than we do is told.
+
+        ``is_live`` says that the till rang just now: a retained doorbell proves nothing about its link.
+        """
+        self.counters.doorbells += 1
+        state = self._state(till, now)
+        state.bell = bell
+        state.is_online = True if is_live else state.is_online
+        if (task := state.task) and task.state == "requested" and task.asked_stream != bell.stream:
+            self.turns.leave(till)  # Asked about another stream, or about none, a till answers with its doorbell.
+            task.state = "waiting"
+        if state.mark is None or state.mark.stream != bell.stream:
+            state.mark = None
+            return [OpenStream(NewStream(till, bell.stream, bell.previous))]
+        return self._weigh(till, state, now)
+
+    def on_stream_opened(self, till: str, mark: Mark, now: float, *, is_new: bool) -> list[Command]:
+        """Go on with the doorbell that named the stream, now that its row is known.
+
+        ``is_new`` says that the row was made for it: what was heard of earlier streams was settled with it.
+        """
+        state = self._state(till, now)
+        if is_new:
+            for key in [key for key in state.heads if key[0] != mark.stream]:
+                self._drop_head(till, state, key)
+        if state.bell is None or state.bell.stream != mark.stream:
+            return []
+        state.mark = mark
+        return self._weigh(till, state, now)
+
+    def on_presence(self, till: str, presence: TillPresence, now: float) -> bool:
+        """Note whether a till is there; False for the late will of a connection that has been replaced since."""
+        state = self._state(till, now)
+        if not presence.online and presence.connection < state.connection:
+            return False
+        state.is_online, state.connection = presence.online, presence.connection
+        return True
+
+    def on_outcome(self, outcome: Outcome, now: float) -> list[Command]:
+        """Take what became of an upload: the slot is free, and what is committed is acknowledged."""
+        state = self._state(outcome.till, now)
+        self._count(outcome)
+        task = state.task if state.task and state.task.is_open else None
+        answered = task if task and task.state == "requested" and task.task_id == outcome.task else None
+        if outcome.kind == "unknown_stream":
+            state.mark = None  # The database no longer knows it: ask for the doorbell, which opens it again.
+        elif state.mark is None or state.mark.stream == outcome.mark.stream:
+            state.mark = outcome.mark
+        if outcome.kind == "advanced" and state.mark == outcome.mark:
+            return self._on_advanced(outcome, state, task, answered, now)
+        return self._on_refused(outcome, state, task, answered, now)
+
+    def heard(self, tills: set[str]) -> dict[str, tuple[Heard, ...]]:
+        """Return the heads of these tills that are not passed yet: ingest compares them with what really comes."""
+        return {
+            till: tuple(head for head, _ in state.heads.values())
+            for till in tills
+            if (state := self.tills.get(till)) and state.heads
+        }
+
+    # -- What time brings ------------------------------------------------------------------------------------------
+
+    def on_tick(self, now: float) -> list[Command]:
+        """Do what has come due: queue, give up waiting, ask again, sweep, admit, and note."""
+        for till in self._debounce.due(now):
+            if (task := self.tills[till].task) and task.state == "waiting":
+                self._enqueue(task)
+        for till in self.turns.asked.due(now):
+            self._on_timeout(till, now)
+        for till in self.turns.resting.due(now):
+            if (task := self.tills[till].task) and task.state == "resting":
+                self._enqueue(task)
+        for till in self._sweep.due(now):
+            self._sweep_one(till, self.tills[till], now)
+        commands = self._admit(now)
+        if now >= self._note_at:
+            self._note_at = now + self.limits.note_after_s
+            commands += self._take_note(now)
+        return commands
+
+    def next_deadline(self) -> float:
+        """Return when ``on_tick`` is next needed."""
+        due = (self._debounce.next_deadline(), self.turns.next_deadline(), self._sweep.next_deadline())
+        return min([self._note_at, *(at for at in due if at is not None)])
+
+    # -- Deciding --------------------------------------------------------------------------------------------------
+
+    def _state(self, till: str, now: float) -> TillState:
+        state = self.tills.get(till)
+        if state is None:
+            state = self.tills[till] = TillState(checked_at=now)
+            # Spread out: tills that were first heard of together must not be swept together for ever.
+            self._sweep.set(till, now + self.limits.sweep_s * self._rng.uniform(0.5, 1.0))
+        return state
+
+    def _weigh(self, till: str, state: TillState, now: float) -> list[Command]:
+        """Decide what a doorbell asks for, once its stream's watermark is known."""
+        bell, mark = state.bell, state.mark
+        if bell is None or mark is None:
+            return []
+        if state.is_even:
+            return self._on_even(till, state, now, is_told=bell.stored == mark.through)
+        if bell.newest > mark.through:
+            self._hear(till, state, bell, now)
+        task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
+        task.is_urgent = task.is_urgent or bell.urgent
+        if task.state == "resting":  # It rings, so it is there: no need to sit out the rest.
+            self.turns.leave(till)
+            task.state, task.attempts = "waiting", 0
+        if task.state == "waiting":
+            self._debounce.ring(till, now, urgent=task.is_urgent)
+        return []
+
+    def _on_even(self, till: str, state: TillState, now: float, *, is_told: bool) -> list[Command]:
+        self._drop_heads(till, state)
+        self._verify(till, state, now)
+        if state.task and state.task.state == "requested":
+            return []  # Its answer is on the way, and is acknowledged then.
+        self._finish(till, state, "done")
+        return [] if is_told else [self._confirmation(till, state, ())]
+
+    def _on_advanced(
+        self, outcome: Outcome, state: TillState, task: Task | None, answered: Task | None, now: float
+    ) -> list[Command]:
+        till = outcome.till
+        state.bad_digests = 0
+        if not outcome.documents:
+            state.bell = _even_bell(outcome.mark, state.bell)
+        self._drop_heads(till, state)
+        self._verify(till, state, now)
+        if not state.backlog:
+            self._finish(till, state, "done")
+            return [self._confirmation(till, state, outcome.quarantined)]
+        if task and task.state == "requested" and not answered:
+            return []  # A late answer to an earlier request; the one to this request is still to come.
+        task = task or self._make_task(till, "doorbell", now)
+        task.attempts = 0
+        if outcome.mark.through < task.asked_newest:
+            self._enqueue(task)  # It did not fit into one upload; the next request acknowledges this one.
+            return []
+        self.turns.leave(till)  # It rang again while it was answering: that is a doorbell like any other.
+        task.state = "waiting"
+        self._debounce.ring(till, now, urgent=task.is_urgent)
+        return []
+
+    def _on_refused(
+        self, outcome: Outcome, state: TillState, task: Task | None, answered: Task | None, now: float
+    ) -> list[Command]:
+        if outcome.kind == "bad_digest":
+            state.bad_digests += 1
+        if answered is None:
+            is_asked = task is not None and task.state == "requested"
+            return [] if is_asked or outcome.kind != "not_next" else self._tell(outcome.till, state)
+        if outcome.kind == "bad_digest" or answered.attempts >= self.limits.attempts_max:
+            self._rest(answered, now)
+        else:
+            self._enqueue(answered)  # Our memory was behind the row; now it is not.
+        return []
+
+    def _tell(self, till: str, state: TillState) -> list[Command]:
+        return [self._confirmation(till, state, ())] if state.mark else []
+
+    def _confirmation(self, till: str, state: TillState, quarantined: tuple[Quarantined, ...]) -> Confirm:
+        mark = state.mark
+        assert mark is not None, "only what a row says is confirmed"  # noqa: S101 -- callers have just set it
+        message = said(
+            SalesStored,
+            stream=mark.stream,
+            through=mark.through,
+            digest=mark.digest,
+            central_id=self.central_id,
+            quarantined=quarantined,
+        )
+        return Confirm(till, message)
+
+    # -- Tasks and turns -------------------------------------------------------------------------------------------
+
+    def _make_task(self, till: str, reason: Reason, now: float) -> Task:
+        self._tasks_made += 1
+        task = Task(f"{self._task_prefix}.{self._tasks_made}", till, reason, now)
+        self.tills[till].task = task
+        self._changed_tasks[task.task_id] = task
+        return task
+
+    def _enqueue(self, task: Task) -> None:
+        task.state = "queued"
+        fits = self.tills[task.till].backlog <= self.limits.limit_documents
+        self.turns.queue(task.till, URGENT if task.is_urgent else LIVE if fits else BACKLOG)
+
+    def _admit(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        while till := self.turns.next():
+            state = self.tills[till]
+            if (task := state.task) and task.state == "queued":
+                commands += self._request(till, state, task, now)
+        return commands
+
+    def _request(self, till: str, state: TillState, task: Task, now: float) -> list[Command]:
+        if not state.is_approved or state.is_online is False:
+            self.counters.unasked += 1
+            task.state = "resting"  # Without an end: it rings when it is back.
+            return []
+        mark, bell = state.mark, state.bell
+        task.state, task.attempts = "requested", task.attempts + 1
+        task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
+        self.turns.asked.set(till, now + self.limits.timeout_s)
+        self.counters.requests += 1
+        message = said(
+            UploadRequest,
+            stream=mark.stream if mark else None,
+            after=mark.through if mark else 0,
+            digest=mark.digest if mark else None,
+            central_id=self.central_id,
+            limit_documents=self.limits.limit_documents,
+            limit_bytes=self.limits.limit_bytes,
+            worker=self.worker,
+            task=task.task_id,
+            reason=self._reason(state, task),
+        )
+        return [Ask(till, message)]
+
+    def _reason(self, state: TillState, task: Task) -> Reason:
+        if state.bad_digests >= self.limits.bad_digests_max:
+            state.bad_digests = 0
+            return "new_stream"
+        return "retry" if task.attempts > 1 else task.reason
+
+    def _on_timeout(self, till: str, now: float) -> None:
+        self.counters.unanswered += 1
+        if (task := self.tills[till].task) and task.state == "requested":
+            self._rest(task, now)
+
+    def _rest(self, task: Task, now: float) -> None:
+        """Wait outside the slot, longer each time; give up after ``attempts_max``, and leave the till to the sweep."""
+        self.turns.leave(task.till)
+        if task.attempts >= self.limits.attempts_max:
+            self._finish(task.till, self.tills[task.till], "failed")
+            return
+        wait_s = min(self.limits.retry_max_s, self.limits.retry_min_s * 2 ** min(task.attempts - 1, 20))
+        task.state = "resting"
+        self.turns.resting.set(task.till, now + wait_s * self._rng.uniform(0.7, 1.3))
+
+    def _finish(self, till: str, state: TillState, how: Literal["done", "failed", "expired"]) -> None:
+        self._debounce.cancel(till)
+        self.turns.leave(till)
+        if (task := state.task) and task.is_open:
+            task.state = how
+            if task.is_written:
+                self._changed_tasks[task.task_id] = task
+            else:
+                self._changed_tasks.pop(task.task_id, None)
+
+    def _sweep_one(self, till: str, state: TillState, now: float) -> None:
+        """Ask a till that was not found even for ``sweep_s``; end a task that nobody could answer for a day."""
+        if state.checked_at + self.limits.sweep_s > now:
+            self._sweep.set(till, state.checked_at + self.limits.sweep_s)
+            return
+        self._sweep.set(till, now + self.limits.sweep_s)
+        task = state.task
+        if task and task.state == "resting" and now - task.created_at >= self.limits.task_expires_s:
+            self._finish(till, state, "expired")
+        if not (task and task.is_open) and state.is_online is not False:
+            self._enqueue(self._make_task(till, "sweep", now))
+
+    # -- Heads and what is proven ----------------------------------------------------------------------------------
+
+    def _hear(self, till: str, state: TillState, bell: ReceiptClosed, now: float) -> None:
+        key = bell.stream, bell.boot_id
+        if key not in state.heads and len(state.heads) >= self.limits.heads_max:
+            return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
+        before, since = state.heads.get(key, (None, now))
+        written = before is not None and before.written
+        state.heads[key] = (Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, written), since)
+        self._changed_heads.add((till, key))
+
+    def _drop_head(self, till: str, state: TillState, key: tuple[str, str]) -> None:
+        head, _ = state.heads.pop(key)
+        if head.written:
+            self._passed.append((till, head.stream, head.newest))
+        self._changed_heads.discard((till, key))
+
+    def _drop_heads(self, till: str, state: TillState) -> None:
+        """Drop the heads that the watermark has reached; ingest has compared their digests."""
+        mark = state.mark
+        for key, (head, _) in list(state.heads.items()):
+            if mark and head.stream == mark.stream and head.newest <= mark.through:
+                self._drop_head(till, state, key)
+
+    def _verify(self, till: str, state: TillState, now: float) -> None:
+        if state.is_verified and state.mark:
+            state.checked_at = now
+            self._changed_verified[till] = state.mark.stream
+
+    def _take_note(self, now: float) -> list[Command]:
+        """Write what is older than a second and still open: what was settled meanwhile never touches the disk."""
+        old = now - self.limits.note_after_s
+        heads = []
+        for till, key in sorted(self._changed_heads):
+            head, since = self.tills[till].heads[key]
+            if since <= old:
+                heads.append((till, head))
+                self.tills[till].heads[key] = (_written(head), since)
+                self._changed_heads.discard((till, key))
+        tasks = tuple(task for task in self._changed_tasks.values() if task.is_written or task.created_at <= old)
+        for task in tasks:
+            task.is_written = True
+            del self._changed_tasks[task.task_id]
+        verified, passed = tuple(self._changed_verified.items()), tuple(self._passed)
+        self._changed_verified.clear()
+        self._passed.clear()
+        note = Note(tuple(heads), passed, verified, tasks)
+        return [note] if heads or passed or verified or tasks else []
+
+    def _count(self, outcome: Outcome) -> None:
+        self.counters.uploads += 1
+        self.counters.documents += outcome.documents
+        self.counters.quarantined += len(outcome.quarantined)
+        self.counters.not_next += outcome.kind == "not_next"
+        self.counters.bad_digests += outcome.kind == "bad_digest"
+
+
+def _written(head: Heard) -> Heard:
+    return Heard(head.stream, head.boot_id, head.newest, head.digest, written=True)
+
+
+def _even_bell(mark: Mark, before: ReceiptClosed | None) -> ReceiptClosed:
+    """Return what an empty answer says: the till holds nothing beyond the watermark."""
+    boot_id = before.boot_id if before else "answer"
+    through = mark.through
+    return said(ReceiptClosed, stream=mark.stream, newest=through, digest=mark.digest, stored=through, boot_id=boot_id)

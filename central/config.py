@@ -1,0 +1,53 @@
+"""Central's configuration: every key, its default and its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from .collector import CollectorLimits
+
+Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
+
+
+class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/etc/tillstream/central.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
+
+    database: str = "/var/lib/tillstream/central.db"
+    worker: Annotated[int, Meta(ge=1, le=999)] = 1
+    approve_tills: bool = False
+    """Whether a new till is asked only after a person has approved it."""
+
+    broker_host: str = "127.0.0.1"
+    broker_port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    token: str = ""
+    token_file: str = ""
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    reconnect_min_s: Seconds = 1
+    reconnect_max_s: Seconds = 30
+
+    quiet_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5
+    max_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 5
+    parallel: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    timeout_s: Seconds = 30
+    retry_min_s: Seconds = 5
+    retry_max_s: Seconds = 600
+    attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 12
+    sweep_s: Seconds = 600
+    task_expires_s: Seconds = 86_400
+    limit_documents: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 512 * 1024
+    document_limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 256 * 1024
+
+    batch_messages: Annotated[int, Meta(ge=1, le=100_000)] = 500
+    batch_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
+    inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 20_000
+    inbox_bytes: Annotated[int, Meta(ge=2**20, le=2**34)] = 64 * 2**20
+
+    log_level: str = "info"
+
+    def collector_limits(self) -> CollectorLimits:
+        """Return the part that the pure core needs."""
+        names = CollectorLimits.__dataclass_fields__
+        return CollectorLimits(**{name: getattr(self, name) for name in names if name in self.__struct_fields__})

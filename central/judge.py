@@ -1,0 +1,189 @@
+"""Judges a document's bytes: a row for the database, or the reason why it goes to quarantine. Pure.
+
+A document is judged once, here. What is refused keeps its number and its exact bytes; it never blocks the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from wire.documents import CASH_TYPES, DOCUMENT_ID_MAX, RECEIPT_TYPES, Document, Oversize, Raw
+
+Code = Literal[
+    "bad_json", "bad_schema", "totals_mismatch", "tenders_mismatch", "taxes_mismatch",
+    "wrong_till", "too_large", "conflict", "unstorable",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What people search a document by; ``total_minor`` is what was paid or moved, None where nothing was."""
+
+    document_id: str
+    transaction_type: str
+    store_id: str
+    business_day: str
+    shift_number: int | None
+    receipt_number: int | None
+    closed_at_ms: int
+    currency: str
+    total_minor: int | None
+    is_training: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a document goes to quarantine; the reason names the field and the limit."""
+
+    document_id: str
+    code: Code
+    reason: str
+
+
+class _Named(msgspec.Struct):
+    document_id: Any = None
+
+
+_decode_document = msgspec.json.Decoder(Document).decode
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = (datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC) - _EPOCH) / 1000
+
+
+def judge(till: str, body: bytes) -> Accepted | Refused:
+    """Return what becomes of a document that this till sent."""
+    try:
+        document = _decode_document(body)
+    except msgspec.ValidationError as problem:
+        return _refuse_shape(body, str(problem))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        return Refused("", "bad_json", str(problem))
+    if b"\\u" in body and (unclean := _unclean_text(body)):
+        return Refused(_document_id(body), *unclean)
+    try:
+        closed_at_ms = (datetime.fromisoformat(document.closed_at) - _EPOCH) // _MILLISECOND
+        date.fromisoformat(document.business_day)
+    except (ValueError, OverflowError) as problem:
+        return Refused(document.document_id, "bad_schema", f"closed_at or business_day: {problem}")
+    if document.till_id is not None and document.till_id != till:
+        return Refused(document.document_id, "wrong_till", f"till_id is {document.till_id}, it came from {till}")
+    refusal = _check_sums(document) if document.transaction_type in RECEIPT_TYPES else None
+    return refusal or Accepted(
+        document.document_id,
+        document.transaction_type,
+        document.store_id,
+        document.business_day,
+        document.shift_number,
+        document.receipt_number,
+        closed_at_ms,
+        document.currency,
+        _total_minor(document),
+        "training" in document.flags,
+    )
+
+
+def _total_minor(document: Document) -> int | None:
+    if document.transaction_type in CASH_TYPES:
+        return document.cash.amount_minor if document.cash else None
+    return document.totals.total_minor if document.totals else None
+
+
+# -- Sums --------------------------------------------------------------------------------------------------------------
+
+
+def _check_sums(document: Document) -> Refused | None:
+    totals = document.totals
+    if totals is None:
+        return Refused(document.document_id, "bad_schema", f"a {document.transaction_type} needs totals")
+    lines = _lines_minor(document) + totals.rounding_minor
+    if lines != totals.total_minor:
+        return Refused(
+            document.document_id,
+            "totals_mismatch",
+            f"totals.total_minor is {totals.total_minor}, lines and rounding make {lines}",
+        )
+    tendered = sum(tender.amount_minor for tender in document.tenders if not tender.voided)
+    if tendered != totals.total_minor:
+        return Refused(
+            document.document_id,
+            "tenders_mismatch",
+            f"totals.total_minor is {totals.total_minor}, tenders make {tendered}",
+        )
+    return _check_taxes(document)
+
+
+def _lines_minor(document: Document) -> int:
+    """Return the sum of the unvoided lines; in an exchange what is returned counts against what is sold."""
+    if document.transaction_type != "exchange":
+        return sum(line.extended_minor for line in document.lines if not line.voided)
+    signed = (line.extended_minor * (-1 if line.kind == "return" else 1) for line in document.lines if not line.voided)
+    return abs(sum(signed))
+
+
+def _check_taxes(document: Document) -> Refused | None:
+    """Let each line round its own tax: receipt and lines may differ by one minor unit a line."""
+    taxed = [line for line in document.lines if line.taxes and not line.voided]
+    if not taxed or not document.taxes or document.transaction_type == "exchange":
+        return None
+    of_lines = sum(tax.amount_minor for line in taxed for tax in line.taxes)
+    of_receipt = sum(tax.amount_minor for tax in document.taxes)
+    if abs(of_lines - of_receipt) <= len(taxed):
+        return None
+    return Refused(document.document_id, "taxes_mismatch", f"taxes make {of_receipt}, the lines' taxes {of_lines}")
+
+
+# -- What is no document -----------------------------------------------------------------------------------------------
+
+
+def _refuse_shape(body: bytes, problem: str) -> Refused:
+    """Name what the till itself put in the document's place, or the field that is wrong."""
+    try:
+        return _refuse_stand_in(msgspec.json.decode(body, type=Raw))
+    except msgspec.ValidationError:
+        pass
+    try:
+        return _refuse_stand_in(msgspec.json.decode(body, type=Oversize))
+    except msgspec.ValidationError:
+        return Refused(_document_id(body), "bad_schema", problem)
+
+
+def _refuse_stand_in(stands: Raw | Oversize) -> Refused:
+    if isinstance(stands, Raw):
+        reason = f"no JSON object was handed over but {len(stands.raw)} other bytes"
+        return Refused(stands.document_id, "bad_json", reason)
+    reason = f"{stands.oversize_bytes} bytes, over document_limit_bytes; the till keeps them as {stands.blake2b}"
+    return Refused(stands.document_id, "too_large", reason)
+
+
+def _document_id(body: bytes) -> str:
+    """Return the id if it can stand in a column, else nothing."""
+    try:
+        name = msgspec.json.decode(body, type=_Named).document_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return name if isinstance(name, str) and len(name) <= DOCUMENT_ID_MAX and "\0" not in name else ""
+
+
+def _unclean_text(body: bytes) -> tuple[Code, str] | None:
+    r"""Find text that a database would choke on: NUL, and halves of a UTF-16 pair, both only possible as \u escapes."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        return "bad_json", str(problem)
+    where = _find_nul(value, "$")
+    return ("bad_schema", f"a NUL character in {where}") if where else None
+
+
+def _find_nul(value: Any, where: str) -> str | None:
+    if isinstance(value, str):
+        return where if "\0" in value else None
+    if isinstance(value, dict):
+        inner = [(key, f"{where}.<key>") for key in value] + [(item, f"{where}.{key}") for key, item in value.items()]
+    elif isinstance(value, list):
+        inner = [(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    else:
+        return None
+    return next((found for item, path in inner if (found := _find_nul(item, path))), None)

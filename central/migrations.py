@@ -1,0 +1,107 @@
+"""Numbered steps from an empty database to today's schema; each is applied once, in a transaction, under a lock.
+
+The words in which databases differ are filled in, so that a second database needs no second schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import peewee as pw
+
+_WORDS = {
+    "sqlite": {"ID": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"},
+}
+
+_TABLES_1 = """
+CREATE TABLE central (central_id TEXT PRIMARY KEY, incarnation BIGINT NOT NULL, starts BIGINT NOT NULL);
+CREATE TABLE till (
+  till_id TEXT PRIMARY KEY, store_id TEXT NOT NULL, is_approved BOOLEAN NOT NULL, first_seen_ms BIGINT NOT NULL,
+  is_online BOOLEAN, connection BIGINT NOT NULL, presence_at_ms BIGINT, presence TEXT NOT NULL);
+CREATE TABLE watermark (
+  id {ID}, till_id TEXT NOT NULL, stream TEXT NOT NULL, through BIGINT NOT NULL, digest {BYTES} NOT NULL,
+  opened_at_ms BIGINT NOT NULL, moved_at_ms BIGINT, verified_at_ms BIGINT, UNIQUE (till_id, stream));
+CREATE TABLE document (
+  id {ID}, till_id TEXT NOT NULL, stream TEXT NOT NULL, sequence BIGINT NOT NULL, document_id TEXT NOT NULL,
+  transaction_type TEXT NOT NULL, store_id TEXT NOT NULL, business_day TEXT NOT NULL, shift_number BIGINT,
+  receipt_number BIGINT, closed_at_ms BIGINT NOT NULL, currency TEXT NOT NULL, total_minor BIGINT,
+  is_training BOOLEAN NOT NULL, received_at_ms BIGINT NOT NULL, body {BYTES} NOT NULL, UNIQUE (till_id, document_id));
+CREATE INDEX document_by_day ON document (business_day, store_id);
+CREATE TABLE quarantine (
+  id {ID}, till_id TEXT NOT NULL, stream TEXT NOT NULL, sequence BIGINT NOT NULL, document_id TEXT NOT NULL,
+  code TEXT NOT NULL, reason TEXT NOT NULL, received_at_ms BIGINT NOT NULL, body_digest {BYTES} NOT NULL,
+  body {BYTES} NOT NULL, UNIQUE (till_id, document_id, body_digest));
+CREATE TABLE heard_head (
+  id {ID}, till_id TEXT NOT NULL, stream TEXT NOT NULL, boot_id TEXT NOT NULL, newest BIGINT NOT NULL,
+  digest {BYTES} NOT NULL, heard_at_ms BIGINT NOT NULL, UNIQUE (till_id, stream, boot_id));
+CREATE TABLE gap (
+  id {ID}, till_id TEXT NOT NULL, stream TEXT NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL,
+  reason TEXT NOT NULL, found_at_ms BIGINT NOT NULL, closed_at_ms BIGINT, note TEXT NOT NULL,
+  UNIQUE (till_id, stream, first, last));
+CREATE TABLE task (
+  task_id TEXT PRIMARY KEY, till_id TEXT NOT NULL, worker INTEGER, state TEXT NOT NULL, reason TEXT NOT NULL,
+  attempts INTEGER NOT NULL, created_at_ms BIGINT NOT NULL, finished_at_ms BIGINT, note TEXT NOT NULL);
+CREATE INDEX task_open ON task (state) WHERE finished_at_ms IS NULL;
+"""
+
+_VIEWS_SQLITE = """
+CREATE VIEW document_line AS
+  SELECT d.id, d.till_id, d.document_id, d.business_day, d.store_id, d.transaction_type,
+    l.value ->> 'line_number' AS line_number, coalesce(l.value ->> 'kind', 'sale') AS kind,
+    coalesce(l.value ->> 'voided', 0) AS is_voided, l.value ->> 'item_id' AS item_id, l.value ->> 'name' AS name,
+    l.value ->> 'quantity' AS quantity, l.value ->> 'unit_price' AS unit_price,
+    coalesce(l.value ->> 'discount_minor', 0) AS discount_minor, l.value ->> 'extended_minor' AS extended_minor
+  FROM document d, json_each(CAST(d.body AS TEXT), '$.lines') l;
+CREATE VIEW document_tender AS
+  SELECT d.id, d.till_id, d.document_id, d.business_day, d.store_id, d.transaction_type,
+    t.value ->> 'tender_number' AS tender_number, t.value ->> 'tender_type' AS tender_type,
+    coalesce(t.value ->> 'voided', 0) AS is_voided, t.value ->> 'amount_minor' AS amount_minor,
+    coalesce(t.value ->> 'change_minor', 0) AS change_minor
+  FROM document d, json_each(CAST(d.body AS TEXT), '$.tenders') t;
+CREATE VIEW document_tax AS
+  SELECT d.id, d.till_id, d.document_id, d.business_day, d.store_id, d.transaction_type,
+    t.value ->> 'tax_id' AS tax_id, t.value ->> 'rate' AS rate,
+    coalesce(t.value ->> 'taxable_minor', 0) AS taxable_minor, t.value ->> 'amount_minor' AS amount_minor
+  FROM document d, json_each(CAST(d.body AS TEXT), '$.taxes') t;
+"""
+
+
+def _tables(database: pw.Database, words: dict[str, str]) -> None:
+    _execute_all(database, _TABLES_1.format(**words))
+
+
+def _views(database: pw.Database, _words: dict[str, str]) -> None:
+    _execute_all(database, _VIEWS_SQLITE)
+
+
+MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (_tables, _views)
+"""Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
+
+
+class NewerSchemaError(Exception):
+    """The database was migrated by a newer version than this one."""
+
+
+def migrate(database: pw.Database) -> int:
+    """Apply what is missing and return how many were applied; safe to run twice, and from two processes at once.
+
+    Raises NewerSchemaError, having changed nothing, if the database is ahead of this program.
+    """
+    with database.atomic(
+        "IMMEDIATE"
+    ):  # SQLite's write lock is the lock: the second process waits, then finds all done.
+        database.execute_sql("CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY)")
+        done: int = database.execute_sql("SELECT coalesce(max(number), 0) FROM migration").fetchone()[0]
+        if done > len(MIGRATIONS):
+            raise NewerSchemaError(
+                f"the database has migration {done}, this version knows {len(MIGRATIONS)}: upgrade it"
+            )
+        for number, step in enumerate(MIGRATIONS[done:], done + 1):
+            step(database, _WORDS["sqlite"])
+            database.execute_sql(f"INSERT INTO migration (number) VALUES ({number})")
+    return len(MIGRATIONS) - done
+
+
+def _execute_all(database: pw.Database, statements: str) -> None:
+    for statement in filter(str.strip, statements.split(";\n")):
+        database.execute_sql(statement)

@@ -1,0 +1,142 @@
+"""Central's tables as peewee models. Times are epoch milliseconds UTC; the schema itself is made by migrations.py."""
+
+from __future__ import annotations
+
+import peewee as pw
+
+
+class Till(pw.Model):
+    """A till that the broker let in, with the last presence it showed."""
+
+    till_id = pw.TextField(primary_key=True)
+    store_id = pw.TextField(default="")
+    is_approved = pw.BooleanField(default=True)
+    first_seen_ms = pw.BigIntegerField()
+    is_online = pw.BooleanField(null=True)
+    connection = pw.BigIntegerField(default=-1)
+    presence_at_ms = pw.BigIntegerField(null=True)
+    presence = pw.TextField(default="{}")
+
+    class Meta:
+        table_name = "till"
+
+
+class Watermark(pw.Model):
+    """Everything up to ``through`` of a stream is committed; moved in the transaction that commits it."""
+
+    id = pw.BigAutoField()
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    through = pw.BigIntegerField(default=0)
+    digest = pw.BlobField()
+    opened_at_ms = pw.BigIntegerField()
+    moved_at_ms = pw.BigIntegerField(null=True)
+    verified_at_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "watermark"
+
+
+class Document(pw.Model):
+    """A document: its exact bytes once, and what people search by."""
+
+    id = pw.BigAutoField()
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    sequence = pw.BigIntegerField()
+    document_id = pw.TextField()
+    transaction_type = pw.TextField()
+    store_id = pw.TextField()
+    business_day = pw.TextField()
+    shift_number = pw.BigIntegerField(null=True)
+    receipt_number = pw.BigIntegerField(null=True)
+    closed_at_ms = pw.BigIntegerField()
+    currency = pw.TextField()
+    total_minor = pw.BigIntegerField(null=True)
+    is_training = pw.BooleanField(default=False)
+    received_at_ms = pw.BigIntegerField()
+    body = pw.BlobField()
+
+    class Meta:
+        table_name = "document"
+
+
+class Quarantine(pw.Model):
+    """A document that central cannot accept: its exact bytes, a code, and a reason that names the field."""
+
+    id = pw.BigAutoField()
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    sequence = pw.BigIntegerField()
+    document_id = pw.TextField()
+    code = pw.TextField()
+    reason = pw.TextField()
+    received_at_ms = pw.BigIntegerField()
+    body_digest = pw.BlobField()
+    body = pw.BlobField()
+
+    class Meta:
+        table_name = "quarantine"
+
+
+class HeardHead(pw.Model):
+    """A doorbell's head that is ahead of the watermark: what a till says it holds and central has yet to see."""
+
+    id = pw.BigAutoField()
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    boot_id = pw.TextField()
+    newest = pw.BigIntegerField()
+    digest = pw.BlobField()
+    heard_at_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "heard_head"
+
+
+class Gap(pw.Model):
+    """A range that a till rang for and can no longer send; shown until a person closes it."""
+
+    id = pw.BigAutoField()
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    first = pw.BigIntegerField()
+    last = pw.BigIntegerField()
+    reason = pw.TextField()
+    found_at_ms = pw.BigIntegerField()
+    closed_at_ms = pw.BigIntegerField(null=True)
+    note = pw.TextField(default="")
+
+    class Meta:
+        table_name = "gap"
+
+
+class Task(pw.Model):
+    """One upload that central wants from one till."""
+
+    task_id = pw.TextField(primary_key=True)
+    till_id = pw.TextField()
+    worker = pw.IntegerField(null=True)
+    state = pw.TextField()
+    reason = pw.TextField()
+    attempts = pw.IntegerField(default=0)
+    created_at_ms = pw.BigIntegerField()
+    finished_at_ms = pw.BigIntegerField(null=True)
+    note = pw.TextField(default="")
+
+    class Meta:
+        table_name = "task"
+
+
+class Central(pw.Model):
+    """The one row that names this database to the tills."""
+
+    central_id = pw.TextField(primary_key=True)
+    incarnation = pw.BigIntegerField(default=1)
+    starts = pw.BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "central"
+
+
+MODELS = (Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central)

@@ -1,0 +1,273 @@
+"""Central's database: what is committed, how far each stream has come, and what is missing.
+
+One transaction takes the uploads of many tills: documents, quarantine and watermarks move together or not at all.
+Whether an upload begins where the last one ended is decided on the rows inside that transaction, never on memory.
+Peewee owns the models and the connection; the statements on a document's path are written out once and prepared.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import peewee as pw
+
+from wire import chain
+from wire.messages import Quarantined, Reason
+
+from .batch import Batch, Heard, Judge, Key, Mark, NewStream, Outcome, Parcel, with_conflicts
+from .judge import Accepted, Refused, judge
+from .migrations import migrate
+from .models import MODELS, Central, HeardHead, Task, Till, Watermark
+
+log = logging.getLogger("tillstream.central")
+
+
+_MARKS = "SELECT till_id, stream, through, digest FROM watermark WHERE till_id IN ({tills})"
+_DOCUMENTS = (
+    "INSERT INTO document (till_id, stream, sequence, received_at_ms, body, document_id, transaction_type, store_id,"
+    " business_day, shift_number, receipt_number, closed_at_ms, currency, total_minor, is_training)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_QUARANTINE = (
+    "INSERT INTO quarantine (till_id, stream, sequence, document_id, code, reason, received_at_ms, body_digest, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_MOVE = "UPDATE watermark SET through = ?, digest = ?, moved_at_ms = ? WHERE till_id = ? AND stream = ?"
+_OPEN = (
+    "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms) VALUES (?, ?, 0, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+_REGISTER = (
+    "INSERT INTO till (till_id, store_id, is_approved, first_seen_ms, connection, presence)"
+    " VALUES (?, '', ?, ?, -1, '{}') ON CONFLICT DO NOTHING"
+)
+_GAP = (
+    "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, ?, ?, ?, ?, '')"
+    " ON CONFLICT DO NOTHING"
+)
+_PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND newest <= ?"
+_HEAR = (
+    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest"
+)
+_VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
+_SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
+_PRESENCE = (
+    "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ? WHERE till_id = ?"
+)
+_TASK = (
+    "INSERT INTO task (task_id, till_id, worker, state, reason, attempts, created_at_ms, finished_at_ms, note)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_id) DO UPDATE SET worker = excluded.worker,"
+    " state = excluded.state, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms"
+)
+_WISHES = "SELECT task_id, till_id FROM task WHERE finished_at_ms IS NULL AND worker IS NULL ORDER BY created_at_ms"
+
+
+def is_memory(path: str) -> bool:
+    """Say whether a path names a database in memory, private or shared by name (``file:NAME?mode=memory``)."""
+    return path == ":memory:" or "mode=memory" in path
+
+
+class Store:
+    """Central's database, SQLite in WAL mode with ``synchronous=full``. Used by one thread only."""
+
+    def __init__(self, path: str, make_id: Callable[[], str], *, approve_tills: bool = False) -> None:
+        """Open the database, making or migrating it first; raises NewerSchemaError if it is ahead of this version."""
+        pragmas: dict[str, Any] = {"synchronous": "full", "foreign_keys": 1, "busy_timeout": 10_000}
+        if not is_memory(path):
+            pragmas |= {"journal_mode": "wal", "cache_size": -65_536}
+        self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
+        self.database.connect()
+        self._connection = cast("sqlite3.Connection", self.database.connection())
+        self._approve = not approve_tills
+        migrate(self.database)
+        with self._models(), self._transaction():
+            if not Central.select().exists():
+                Central.create(central_id=make_id())
+            Central.update(starts=Central.starts + 1).execute()
+            row = Central.get()
+        self.central_id, self.incarnation, self.starts = row.central_id, row.incarnation, row.starts
+
+    def close(self) -> None:
+        """Close the connection; everything that was said to be stored is."""
+        self.database.close()
+
+    # -- A document's path -----------------------------------------------------------------------------------------
+
+    def ingest(
+        self, parcels: Sequence[Parcel], heard: dict[str, tuple[Heard, ...]], received_at_ms: int
+    ) -> list[Outcome]:
+        """Commit the uploads of many tills in one transaction and say what became of each, in order.
+
+        ``heard`` gives, for each till, the heads it rang for that are not passed yet. An upload that the database
+        refuses as a whole is tried again alone, and document by document if need be: one never stops the others.
+        """
+        try:
+            return self._ingest_together(parcels, heard, received_at_ms, judge)
+        except (pw.DataError, pw.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError, OverflowError, ValueError):
+            if len(parcels) > 1:
+                return [one for parcel in parcels for one in self.ingest([parcel], heard, received_at_ms)]
+            log.exception("unstorable", extra={"till": parcels[0].till})
+            return self._ingest_together(parcels, heard, received_at_ms, self._judge_by_trying)
+
+    def _ingest_together(
+        self, parcels: Sequence[Parcel], heard: dict[str, tuple[Heard, ...]], received_at_ms: int, judge_one: Judge
+    ) -> list[Outcome]:
+        batch = Batch(received_at_ms)
+        with self._transaction():
+            known = self._marks({parcel.till for parcel in parcels})
+            outcomes = []
+            for parcel in parcels:
+                key = parcel.till, parcel.upload.header.stream
+                mark = batch.marks.get(key) or known.get(key)
+                outcomes.append(batch.take(parcel, mark, heard.get(parcel.till, ()), judge_one))
+            conflicts = self._write(batch)
+        return with_conflicts(outcomes, conflicts)
+
+    def _marks(self, tills: set[str]) -> dict[tuple[str, str], Mark]:
+        marks = {}
+        names = sorted(tills)
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            rows = self._connection.execute(_MARKS.format(tills=",".join("?" * len(some))), some)
+            marks.update({(till, stream): Mark(stream, through, digest) for till, stream, through, digest in rows})
+        return marks
+
+    def _write(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
+        conflicts: list[tuple[str, str, Quarantined]] = []
+        many = self._connection.executemany
+        if batch.documents and many(_DOCUMENTS, batch.documents).rowcount != len(batch.documents):
+            conflicts = self._find_conflicts(batch)
+        if batch.quarantine:
+            many(_QUARANTINE, batch.quarantine)
+        if batch.marks:
+            at_ms = batch.received_at_ms
+            many(_MOVE, [(mark.through, mark.digest, at_ms, *key) for key, mark in batch.marks.items()])
+        if batch.gaps:
+            many(_GAP, [(*gap, batch.received_at_ms) for gap in batch.gaps])
+        if batch.passed:
+            many(_PASSED, batch.passed)
+        return conflicts
+
+    def _find_conflicts(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
+        """Find out, when fewer rows went in than were given, which had an id that was there before.
+
+        The same bytes are skipped: a till that renumbered sends again what central has. Other bytes are quarantined.
+        """
+        conflicts = []
+        for till, stream, sequence, _, body, document_id, *_ in batch.documents:
+            there = self._connection.execute(_SAME_DOCUMENT, (till, document_id)).fetchone()
+            if there is None or there[:2] == (stream, sequence) or there[2] == body:
+                continue
+            reason = f"document_id was used before, with other bytes, as number {there[1]} of stream {there[0]}"
+            refused = Refused(document_id, "conflict", reason)
+            conflicts.append((till, stream, batch.quarantine_one(till, stream, sequence, refused, body)))
+        return conflicts
+
+    def _judge_by_trying(self, till: str, body: bytes) -> Accepted | Refused:
+        """Judge a document by whether the database takes it: it passed all checks, and was refused all the same."""
+        verdict = judge(till, body)
+        if isinstance(verdict, Refused):
+            return verdict
+        self._connection.execute("SAVEPOINT trial")
+        try:
+            self._connection.execute(_DOCUMENTS, Batch(0).document_row(till, "trial", 0, body, verdict))
+        except (sqlite3.Error, OverflowError, ValueError) as problem:
+            return Refused("", "unstorable", str(problem))
+        finally:
+            self._connection.execute("ROLLBACK TO trial")
+            self._connection.execute("RELEASE trial")
+        return verdict
+
+    # -- Streams ---------------------------------------------------------------------------------------------------
+
+    def open_streams(
+        self, streams: Sequence[NewStream], heard: dict[str, tuple[Heard, ...]], at_ms: int
+    ) -> dict[Key, tuple[Mark, bool]]:
+        """Register tills and streams that doorbells named, in one transaction.
+
+        Returns each stream's watermark and whether its row was made just now. What an earlier stream can no longer
+        send becomes a gap: numbers pruned above central's watermark, and heads that were heard and are not exactly
+        where that stream ended.
+        """
+        batch = Batch(at_ms)
+        with self._transaction():
+            self._connection.executemany(_REGISTER, [(one.till, self._approve, at_ms) for one in streams])
+            before = self._marks({one.till for one in streams})
+            for one in streams:
+                if (one.till, one.stream) not in before:
+                    self._connection.execute(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
+                    batch.take_over(one, before, heard.get(one.till, ()))
+            self._write(batch)
+            after = self._marks({one.till for one in streams})
+        return {key: (mark, key not in before) for key, mark in after.items()}
+
+    # -- What is written once a second -----------------------------------------------------------------------------
+
+    def note(
+        self,
+        at_ms: int,
+        heads: Iterable[tuple[str, Heard]] = (),
+        passed: Sequence[tuple[str, str, int]] = (),
+        verified: Iterable[tuple[str, str]] = (),
+        presences: Iterable[tuple[Any, ...]] = (),
+        tasks: Iterable[tuple[Any, ...]] = (),
+    ) -> None:
+        """Write what has been heard since the last time, for all tills, in one transaction; nothing if nothing was."""
+        hear = [(till, head.stream, head.boot_id, head.newest, head.digest, at_ms) for till, head in heads]
+        verify = [(at_ms, till, stream) for till, stream in verified]
+        shown, task_rows = list(presences), list(tasks)
+        if not (hear or passed or verify or shown or task_rows):
+            return
+        with self._transaction():
+            self._connection.executemany(_REGISTER, [(row[-1], self._approve, at_ms) for row in shown])
+            self._connection.executemany(_PRESENCE, shown)
+            self._connection.executemany(_PASSED, passed)
+            self._connection.executemany(_HEAR, hear)
+            self._connection.executemany(_VERIFY, verify)
+            self._connection.executemany(_TASK, task_rows)
+
+    # -- What a start needs ----------------------------------------------------------------------------------------
+
+    def tills(self) -> list[tuple[str, Mark | None, bool | None, int, bool]]:
+        """Return each till's id, its newest stream's watermark, whether it was online, its connection, approval."""
+        newest = Watermark.select(pw.fn.MAX(Watermark.id)).group_by(Watermark.till_id)
+        with self._models():
+            marks = {row.till_id: _mark(row) for row in Watermark.select().where(Watermark.id.in_(newest))}
+            return [
+                (till.till_id, marks.get(till.till_id), till.is_online, till.connection, till.is_approved)
+                for till in Till.select(Till.till_id, Till.is_online, Till.connection, Till.is_approved)
+            ]
+
+    def heard_heads(self) -> list[tuple[str, Heard]]:
+        """Return all heads that were written and never passed."""
+        with self._models():
+            return [
+                (row.till_id, Heard(row.stream, row.boot_id, row.newest, bytes(row.digest), written=True))
+                for row in HeardHead.select()
+            ]
+
+    def open_tasks(self) -> list[tuple[str, str, Reason, int]]:
+        """Return id, till, reason and attempts of the tasks that are not finished."""
+        with self._models():
+            return [
+                (task.task_id, task.till_id, task.reason, task.attempts)
+                for task in Task.select().where(Task.finished_at_ms.is_null()).order_by(Task.created_at_ms)
+            ]
+
+    def wishes(self) -> list[tuple[str, str]]:
+        """Return id and till of the tasks that people made and no worker has taken up."""
+        return self._connection.execute(_WISHES).fetchall()
+
+    def _models(self) -> Any:
+        return self.database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False)
+
+    def _transaction(self) -> Any:
+        return self.database.atomic("IMMEDIATE")
+
+
+def _mark(row: Watermark) -> Mark:
+    return Mark(row.stream, row.through, bytes(row.digest))

@@ -1,0 +1,219 @@
+"""Central's shell: one thread takes all that waits, commits it together, then acknowledges and answers."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Protocol
+
+import msgspec
+import peewee as pw
+
+from wire import codec, topics
+from wire.codec import SalesLimits
+from wire.link import Acknowledged, Connected, Disconnected, Received
+from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
+
+from . import collector
+from .batch import Outcome, Parcel
+from .collector import Collector, Command, Task
+from .config import CentralConfig
+from .store import Store
+
+log = logging.getLogger("tillstream.central")
+
+Event = Connected | Disconnected | Received | Acknowledged
+
+
+class Carrier(Protocol):
+    """What the subscriber needs of a link."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Publish by QoS 1; return the packet id, or None if nothing was sent."""
+
+    def acknowledge(self, received: Received) -> None:
+        """Send PUBACK."""
+
+    def reconnect(self, reason: str) -> None:
+        """End the present connection and make a new one: whoever has something to say says it again."""
+
+
+class Subscriber:
+    """Carries out central's part of the protocol. Used by one thread only."""
+
+    def __init__(
+        self, config: CentralConfig, store: Store, link: Carrier, rng: Random, clock_ms: Callable[[], int], now: float
+    ) -> None:
+        self.config, self.store, self._link, self._rng, self._clock_ms = config, store, link, rng, clock_ms
+        self._limits = SalesLimits(
+            documents=config.limit_documents,
+            inflated_bytes=config.limit_bytes + config.document_limit_bytes + codec.HEADER_LIMIT_BYTES,
+        )
+        self._lives = 0
+        self._wishes_at = now
+        self._presences: dict[str, TillPresence] = {}
+        self.refused = 0
+        self.collector = self._begin(now)
+
+    def _begin(self, now: float) -> Collector:
+        """Make the core anew from what the database holds: at the start, and after the database said no."""
+        self._lives += 1
+        prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
+        core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
+        core.on_started(self.store.tills(), self.store.heard_heads(), self.store.open_tasks(), now)
+        return core
+
+    # -- What happens ----------------------------------------------------------------------------------------------
+
+    def handle_all(self, events: Sequence[Event], now: float) -> None:
+        """Take everything that waited, commit it in one transaction, then acknowledge it and answer.
+
+        If the database refuses, nothing is acknowledged and the connection is made anew: the tills say it again.
+        """
+        try:
+            self._handle_all(events, now)
+        except (pw.OperationalError, sqlite3.OperationalError) as problem:
+            self._begin_again(problem, now)
+
+    def _handle_all(self, events: Sequence[Event], now: float) -> None:
+        parcels: list[Parcel] = []
+        commands: list[Command] = []
+        received = [event for event in events if isinstance(event, Received)]
+        for event in events:
+            match event:
+                case Received():
+                    commands += self._take(event, parcels, now)
+                case Connected():
+                    self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
+                case Disconnected(reason=reason):
+                    log.info("disconnected", extra={"also": {"reason": reason}})
+        commands += self._open_streams(commands, now)
+        commands += self._ingest(parcels, now)
+        for event in received:
+            self._link.acknowledge(event)
+        self._run(commands, now)
+
+    def _take(self, received: Received, parcels: list[Parcel], now: float) -> list[Command]:
+        address = topics.parse(received.topic)
+        if address is None or address.till is None:
+            return []
+        try:
+            match address.topic:
+                case topics.SALES:
+                    parcels.append(Parcel(address.till, codec.unpack_sales(received.payload, self._limits)))
+                case topics.RECEIPT_CLOSED if received.payload:
+                    bell = codec.decode(ReceiptClosed, received.payload)
+                    return self.collector.on_receipt_closed(address.till, bell, now, is_live=not received.retained)
+                case topics.TILL_PRESENCE if received.payload:
+                    presence = codec.decode(TillPresence, received.payload)
+                    if self.collector.on_presence(address.till, presence, now):
+                        self._presences[address.till] = presence
+        except codec.WireError as problem:
+            self.refused += 1
+            log.warning(
+                "refused", extra={"till": address.till, "also": {"topic": received.topic, "error": str(problem)}}
+            )
+        return []
+
+    def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
+        streams = [command.stream for command in commands if isinstance(command, collector.OpenStream)]
+        if not streams:
+            return []
+        tills = {stream.till for stream in streams}
+        opened = self.store.open_streams(streams, self.collector.heard(tills), self._clock_ms())
+        answers: list[Command] = []
+        for stream in streams:
+            mark, is_new = opened[stream.till, stream.stream]
+            answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new)
+        return answers
+
+    def _ingest(self, parcels: list[Parcel], now: float) -> list[Command]:
+        if not parcels:
+            return []
+        heard = self.collector.heard({parcel.till for parcel in parcels})
+        outcomes = self.store.ingest(parcels, heard, self._clock_ms())
+        for outcome in outcomes:
+            _log_outcome(outcome)
+        return [command for outcome in outcomes for command in self.collector.on_outcome(outcome, now)]
+
+    # -- What time brings ------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what has come due."""
+        try:
+            if now >= self._wishes_at:
+                self._wishes_at = now + 1.0
+                for task_id, till in self.store.wishes():
+                    self.collector.on_task(task_id, till, "operator", now)
+                self._write_presences()
+            self._run(self.collector.on_tick(now), now)
+        except (pw.OperationalError, sqlite3.OperationalError) as problem:
+            self._begin_again(problem, now)
+
+    def next_deadline(self) -> float:
+        """Return when ``tick`` is next needed."""
+        return min(self._wishes_at, self.collector.next_deadline())
+
+    def _begin_again(self, problem: Exception, now: float) -> None:
+        """Forget what was concluded from messages that were not committed; nothing of it was acknowledged."""
+        log.error("database_refused", extra={"also": {"error": str(problem)}})
+        self._link.reconnect(f"the database refused: {problem}")
+        self._wishes_at = now + self.config.retry_min_s
+        self.collector = self._begin(now)
+
+    # -- Commands --------------------------------------------------------------------------------------------------
+
+    def _run(self, commands: Iterable[Command], now: float) -> None:
+        for command in commands:
+            match command:
+                case collector.Ask(till=till, message=message):
+                    self._publish(topics.UPLOAD_REQUEST.of(till=till), message)
+                case collector.Confirm(till=till, message=message):
+                    self._publish(topics.SALES_STORED.of(till=till), message)
+                case collector.Note():
+                    self._note(command, now)
+
+    def _publish(self, topic: str, message: Message) -> None:
+        address = topics.parse(topic)
+        retain = address is not None and address.topic.retained
+        self._link.publish(topic, codec.encode(message), retain=retain)
+
+    def _note(self, note: collector.Note, now: float) -> None:
+        at_ms = self._clock_ms()
+        tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
+        self.store.note(at_ms, heads=note.heads, passed=note.passed, verified=note.verified, tasks=tasks)
+
+    def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
+        created_at_ms = at_ms - int((now - task.created_at) * 1000)
+        finished_at_ms = None if task.is_open else at_ms
+        worker, attempts = self.config.worker, task.attempts
+        return task.task_id, task.till, worker, task.state, task.reason, attempts, created_at_ms, finished_at_ms, ""
+
+    def _write_presences(self) -> None:
+        at_ms = self._clock_ms()
+        rows = [
+            (shown.store_id, shown.online, shown.connection, at_ms, msgspec.json.encode(shown).decode(), till)
+            for till, shown in self._presences.items()
+        ]
+        self.store.note(at_ms, presences=rows)
+        self._presences.clear()
+
+    def presence(self, *, online: bool) -> CentralPresence:
+        """Return what central says of itself to all tills."""
+        incarnation = self.store.incarnation
+        return said(CentralPresence, online=online, central_id=self.store.central_id, incarnation=incarnation)
+
+
+def _log_outcome(outcome: Outcome) -> None:
+    log.info(
+        outcome.kind,
+        extra={
+            "till": outcome.till,
+            "stream": outcome.mark.stream,
+            "after": outcome.after,
+            "through": outcome.mark.through,
+            "count": outcome.documents,
+        },
+    )

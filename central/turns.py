@@ -1,0 +1,95 @@
+"""Whose turn it is: at most ``parallel`` tills at once, in classes, and rests outside the slot. Pure; seconds.
+
+Within a class the order is first come, first served. A class is served only while no better one waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+URGENT, LIVE, BACKLOG = range(3)
+
+
+@dataclass(slots=True)
+class Alarms:
+    """A deadline for each till, the earliest first; setting it anew replaces it."""
+
+    _deadlines: dict[str, float] = field(default_factory=dict)
+    _heap: list[tuple[float, str]] = field(default_factory=list)
+
+    def set(self, till: str, at: float) -> None:
+        """Wake this till at a time."""
+        self._deadlines[till] = at
+        heapq.heappush(self._heap, (at, till))
+
+    def clear(self, till: str) -> None:
+        """Forget this till's deadline."""
+        self._deadlines.pop(till, None)
+
+    def due(self, now: float) -> list[str]:
+        """Return the tills whose deadline has passed, and forget them."""
+        tills = []
+        while self._heap and self._heap[0][0] <= now:
+            at, till = heapq.heappop(self._heap)
+            if self._deadlines.get(till) == at:  # Otherwise it was cleared or set anew since.
+                del self._deadlines[till]
+                tills.append(till)
+        return tills
+
+    def next_deadline(self) -> float | None:
+        """Return when to look again; it may be early, never late."""
+        return self._heap[0][0] if self._heap else None
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __contains__(self, till: str) -> bool:
+        return till in self._deadlines
+
+
+@dataclass(slots=True)
+class Turns:
+    """The queues, the slots and the rests. A till stands in at most one queue, slot or rest at a time."""
+
+    parallel: int
+    _queues: tuple[deque[str], ...] = field(default_factory=lambda: (deque(), deque(), deque()))
+    _queued: set[str] = field(default_factory=set)
+    asked: Alarms = field(default_factory=Alarms)
+    resting: Alarms = field(default_factory=Alarms)
+
+    def queue(self, till: str, rank: int) -> None:
+        """Put a till at the end of its class, whatever it was doing."""
+        self.leave(till)
+        self._queued.add(till)
+        self._queues[rank].append(till)
+
+    def next(self) -> str | None:
+        """Return whose turn it is, or None if nobody waits or no slot is free."""
+        if len(self.asked) >= self.parallel:
+            return None
+        for queue in self._queues:
+            while queue:
+                till = queue.popleft()
+                if till in self._queued:  # One that left the queue is skipped when it comes up.
+                    self._queued.discard(till)
+                    return till
+        return None
+
+    def leave(self, till: str) -> None:
+        """Take a till out of queue, slot and rest."""
+        self._queued.discard(till)
+        self.asked.clear(till)
+        self.resting.clear(till)
+
+    def next_deadline(self) -> float | None:
+        """Return when a slot runs out or a rest ends."""
+        return min(
+            (due for due in (self.asked.next_deadline(), self.resting.next_deadline()) if due is not None), default=None
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many tills stand in a queue."""
+        return len(self._queued)

@@ -1,0 +1,373 @@
+"""The till's shell: one thread takes what happened, asks ``syps`` what to do, and does it with outbox and link."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from wire import codec, topics
+from wire.link import Acknowledged, Connected, Disconnected, Received
+from wire.messages import CentralPresence, Sales, SalesStored, TillPresence, UploadRequest, said
+
+from . import syps
+from .config import EdgeConfig
+from .intake import folder
+from .intake.prepare import Prepared, prepare
+from .outbox import Appended, Outbox, OutboxFullError
+from .syps import Command, Sent, Syps
+
+log = logging.getLogger("tillstream.edge")
+
+
+class AsideFullError(Exception):
+    """The oversize documents kept aside have reached their limit."""
+
+
+class Carrier(Protocol):
+    """What the agent needs of a link."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Publish by QoS 1; return the packet id, or None if nothing was sent."""
+
+    def acknowledge(self, received: Received) -> None:
+        """Send PUBACK."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What became of a document that was handed over."""
+
+    document_id: str
+    appended: Appended
+    is_oversize: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A document handed over; ``answer`` gets what became of it, or the error."""
+
+    given: bytes
+    make_id: Callable[[], str]
+    answer: Future[TakenIn] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class RingAsked:
+    """Somebody rang: the hook's FIFO, a person, the socket."""
+
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatusAsked:
+    """Somebody wants to know how the till stands; with ``pending`` also which documents central lacks."""
+
+    pending: int = 0
+    answer: Future[dict[str, Any]] = field(default_factory=Future)
+
+
+Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | StatusAsked
+
+
+def agent_version() -> str:
+    """Return the installed version, or ``checkout``."""
+    try:
+        return version("tillstream")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+class Agent:
+    """Carries out the till's part of the protocol. Used by one thread only."""
+
+    def __init__(
+        self, config: EdgeConfig, outbox: Outbox, core: Syps, link: Carrier, clock_ms: Callable[[], int]
+    ) -> None:
+        self.config, self.outbox, self.syps, self._link, self._clock_ms = config, outbox, core, link, clock_ms
+        self._starts = outbox.count_start()
+        self._started_at_ms = clock_ms()
+        self._generation = 0
+        self._sent: dict[int, Sent] = {}
+        self._is_connected = False
+        self._last_error = ""
+        self._spool_at = 0.0
+        self._spool_dir = Path(config.spool_dir)
+
+    # -- What happens ----------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> None:
+        """Take one event; ``now`` is a monotonic clock in seconds."""
+        match event:
+            case Received():
+                self._on_received(event, now)
+            case Acknowledged(mid=mid, generation=generation):
+                if generation == self._generation and (sent := self._sent.pop(mid, None)):
+                    self._run(self.syps.on_acknowledged(sent, now), now)
+            case Handed():
+                self._on_handed(event, now)
+            case RingAsked(urgent=urgent):
+                self._run(self.syps.on_ring_asked(now, urgent=urgent), now)
+            case StatusAsked(pending=pending):
+                event.answer.set_result(self.status(pending))
+            case Connected(generation=generation):
+                self._generation, self._is_connected, self._last_error = generation, True, ""
+                self._sent.clear()
+                self._run(self.syps.on_connected(self.outbox.head(), now), now)
+            case Disconnected(reason=reason):
+                self._is_connected, self._last_error = False, reason
+                log.info("disconnected", extra={"till": self.config.till_id, "also": {"reason": reason}})
+                self._run(self.syps.on_disconnected(), now)
+
+    def tick(self, now: float) -> None:
+        """Do what has come due."""
+        if now >= self._spool_at:
+            self._spool_at = now + self.config.spool_every_s
+            self._empty_spool(now)
+        self._run(self.syps.on_tick(now), now)
+
+    def next_deadline(self) -> float:
+        """Return when ``tick`` is next needed."""
+        due = self.syps.next_deadline()
+        return self._spool_at if due is None else min(due, self._spool_at)
+
+    def _on_received(self, received: Received, now: float) -> None:
+        address = topics.parse(received.topic)
+        try:
+            if address and (address.till == self.config.till_id or address.topic is topics.CENTRAL_PRESENCE):
+                self._run(self._decide(address.topic, received.payload, now), now)
+        except codec.WireError as problem:
+            log.warning("refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
+        finally:
+            self._link.acknowledge(received)
+
+    def _decide(self, topic: topics.Topic, payload: bytes, now: float) -> list[Command]:
+        if topic is topics.UPLOAD_REQUEST:
+            return self._serve(codec.decode(UploadRequest, payload), now)
+        if topic is topics.SALES_STORED:
+            stored = codec.decode(SalesStored, payload)
+            return self.syps.on_sales_stored(stored, self.outbox.digest_at(stored.through), self.outbox.head(), now)
+        if topic is topics.CENTRAL_PRESENCE and payload:
+            return self.syps.on_central_presence(codec.decode(CentralPresence, payload))
+        return []
+
+    def _serve(self, request: UploadRequest, now: float) -> list[Command]:
+        held = self.outbox.digest_at(request.after)
+        return self.syps.on_upload_request(request, held, self.outbox.head(), now)
+
+    # -- Documents come in -----------------------------------------------------------------------------------------
+
+    def _on_handed(self, handed: Handed, now: float) -> None:
+        try:
+            handed.answer.set_result(self.take_in(handed.given, handed.make_id, now))
+        except Exception as problem:  # noqa: BLE001 -- whoever handed it over must hear of any error
+            handed.answer.set_exception(problem)
+
+    def take_in(self, given: bytes, make_id: Callable[[], str], now: float) -> TakenIn:
+        """Make one document durable, then ring for it; returns its number.
+
+        Raises NotADocumentError, OutboxFullError or AsideFullError; nothing was appended then.
+        """
+        prepared = prepare(given, self.config.document_limit_bytes, make_id)
+        if prepared.aside is not None:
+            self._keep_aside(prepared)
+        appended = self._append(prepared)
+        if appended.is_new:
+            self._run(self.syps.on_appended(self.outbox.head(), now, urgent=prepared.is_urgent), now)
+        return TakenIn(prepared.document_id, appended, prepared.aside is not None)
+
+    def _append(self, prepared: Prepared) -> Appended:
+        def append() -> Appended:
+            return self.outbox.append(
+                prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
+            )
+
+        try:
+            return append()
+        except OutboxFullError:
+            log.warning("outbox_full", extra={"till": self.config.till_id})
+            self.outbox.make_room()
+            self._prune()
+            return append()
+
+    def _keep_aside(self, prepared: Prepared) -> None:
+        """Write the bytes under their digest, before the stub that names it."""
+        aside = self.config.aside_dir
+        aside.mkdir(parents=True, exist_ok=True)
+        given = prepared.aside or b""
+        name = prepared.body.rpartition(b'"blake2b":"')[2][:32].decode()
+        if (aside / f"{name}.json").exists():
+            return
+        if sum(file.stat().st_size for file in aside.iterdir()) + len(given) > self.config.aside_limit_bytes:
+            raise AsideFullError(f"{aside} would pass aside_limit_bytes = {self.config.aside_limit_bytes}")
+        folder.put(aside, name, given)
+
+    def _empty_spool(self, now: float) -> None:
+        if not self._spool_dir.is_dir():
+            return
+        taken = 0
+        limit = self.config.intake_limit_bytes
+        for spooled in folder.waiting(self._spool_dir, self.config.spool_batch_documents, limit):
+            try:
+                self.take_in(spooled.given, spooled.make_id, now)
+            except (ValueError, OutboxFullError, AsideFullError) as problem:
+                self._leave_in_spool(spooled, problem)
+                continue
+            spooled.path.unlink()
+            taken += 1
+        if taken:
+            self._spool_at = now  # More may wait; look again at once, after the other events.
+            log.info("spool_taken", extra={"till": self.config.till_id, "count": taken})
+
+    def _leave_in_spool(self, spooled: folder.Spooled, problem: Exception) -> None:
+        log.error("spool_refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
+        if not spooled.given.strip():
+            spooled.path.rename(spooled.path.with_suffix(".empty.tmp"))  # It will never be a document.
+
+    # -- Commands --------------------------------------------------------------------------------------------------
+
+    def _run(self, commands: Iterable[Command], now: float) -> None:
+        for command in commands:
+            match command:
+                case syps.Ring(message=message):
+                    topic = topics.RECEIPT_CLOSED.of(till=self.config.till_id)
+                    self._publish(topic, codec.encode(message), "ring", retain=True)
+                case syps.SendSales(request=request):
+                    self.send_sales(request)
+                case syps.Serve(request=request):
+                    self._run(self._serve(request, now), now)
+                case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
+                    self.outbox.mark_stored(through, central_id, backed_up)
+                case syps.StartStream(reason=reason):
+                    self._start_stream(reason, now)
+                case syps.ShowPresence():
+                    self._show_presence()
+                case syps.Prune():
+                    self._prune()
+
+    def send_sales(self, request: UploadRequest) -> None:
+        """Read what follows ``request.after`` within its limits, pack it and publish it."""
+        bodies = self.outbox.read_after(request.after, request.limit_documents, request.limit_bytes)
+        through = request.after + len(bodies)
+        header = said(
+            Sales,
+            stream=request.stream,
+            after=request.after,
+            through=through,
+            digest=self.outbox.digest_at(through),
+            task=request.task,
+        )
+        topic = topics.SALES.of(till=self.config.till_id, worker=request.worker)
+        self._publish(topic, codec.pack_sales(header, bodies), "sales")
+        log.info(
+            "sales_sent",
+            extra={
+                "till": self.config.till_id,
+                "stream": request.stream,
+                "after": request.after,
+                "through": through,
+                "count": len(bodies),
+            },
+        )
+
+    def _publish(self, topic: str, payload: bytes, sent: Sent | None, *, retain: bool = False) -> None:
+        mid = self._link.publish(topic, payload, retain=retain)
+        if mid is not None and sent:
+            self._sent[mid] = sent
+
+    def _start_stream(self, reason: str, now: float) -> None:
+        before = self.outbox.head()
+        self.outbox.start_stream()
+        log.warning(
+            "stream_started",
+            extra={
+                "till": self.config.till_id,
+                "stream": before.stream,
+                "through": before.newest,
+                "also": {"why": reason},
+            },
+        )
+        self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
+
+    def _prune(self) -> None:
+        before_ms = self._clock_ms() - int(self.config.retention_days * 86_400_000)
+        while count := self.outbox.prune(before_ms):
+            log.info("pruned", extra={"till": self.config.till_id, "count": count})
+
+    # -- What others are told --------------------------------------------------------------------------------------
+
+    def presence(self, generation: int, *, online: bool) -> bytes:
+        """Return the presence message of one connection; connections count up over restarts."""
+        masked = self.outbox.card_numbers_masked
+        message = said(
+            TillPresence,
+            online=online,
+            connection=self._starts * 1_000_000 + generation,
+            store_id=self.config.store_id,
+            agent_version=agent_version(),
+            boot_id=self.syps.boot_id,
+            started_at_ms=self._started_at_ms,
+            clock_ms=self._clock_ms(),
+            disk_free_bytes=self._disk_free_bytes(),
+            unsent=self.syps.head.unsent,
+            findings={"card_number": masked} if masked else {},
+        )
+        return codec.encode(message)
+
+    def _show_presence(self) -> None:
+        self.outbox.save()
+        topic = topics.TILL_PRESENCE.of(till=self.config.till_id)
+        self._publish(topic, self.presence(self._generation, online=True), None, retain=True)
+
+    def _disk_free_bytes(self) -> int | None:
+        try:
+            room = os.statvfs(self.config.state_dir)
+        except OSError:
+            return None
+        return room.f_bavail * room.f_frsize
+
+    def stop(self) -> None:
+        """Say goodbye and save; the link may be stopped after it."""
+        topic = topics.TILL_PRESENCE.of(till=self.config.till_id)
+        self._publish(topic, self.presence(self._generation, online=False), None, retain=True)
+        self.outbox.save()
+
+    def status(self, pending: int = 0) -> dict[str, Any]:
+        """Return how the till stands, for people and their scripts; see ``outbox_status`` for the outbox's part."""
+        return {
+            "agent": "running",
+            "version": agent_version(),
+            "till_id": self.config.till_id,
+            "connected": self._is_connected,
+            "last_error": self._last_error,
+            **outbox_status(self.outbox, self._clock_ms(), pending),
+            "counters": asdict(self.syps.counters),
+        }
+
+
+def outbox_status(outbox: Outbox, clock_ms: int, pending: int = 0) -> dict[str, Any]:
+    """Return what the outbox alone can tell; times in epoch milliseconds, ages in seconds."""
+    head = outbox.head()
+    oldest = head.oldest_unsent_at_ms
+    return {
+        "stream": head.stream,
+        "oldest": head.oldest,
+        "newest": head.newest,
+        "stored": head.stored,
+        "unsent": head.unsent,
+        "oldest_unsent_age_s": None if oldest is None else max(0, clock_ms - oldest) / 1000,
+        "central_id": outbox.central_id,
+        "card_numbers_masked": outbox.card_numbers_masked,
+        **({"pending": outbox.unsent_documents(pending)} if pending else {}),
+    }
+
+
+def wall_clock_ms() -> int:
+    """Return the time of day in epoch milliseconds: it labels, and neither orders nor identifies."""
+    return time.time_ns() // 1_000_000

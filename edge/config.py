@@ -1,0 +1,78 @@
+"""The till's configuration: every key, its default and its bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from wire.topics import TILL_ID_PATTERN
+
+Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
+Bytes = Annotated[int, Meta(ge=1, le=2**50)]
+
+
+class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/etc/tillstream/edge.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
+
+    till_id: Annotated[str, Meta(pattern=f"^{TILL_ID_PATTERN}$")]
+    store_id: Annotated[str, Meta(max_length=64)] = ""
+    central_id: Annotated[str, Meta(max_length=40)] = ""
+    """The only central whose word counts; empty takes the first that is heard and keeps it."""
+
+    broker_host: str = "127.0.0.1"
+    broker_port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    token: str = ""
+    token_file: str = ""
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    reconnect_min_s: Seconds = 1
+    reconnect_max_s: Seconds = 120
+
+    state_dir: str = "/var/lib/tillstream"
+    run_dir: str = "/run/tillstream"
+    spool_dir: str = "/var/spool/tillstream"
+    pos_group: str = "pos"
+    """Members of this group may hand over documents and ring; without such a group only the agent's own user may."""
+
+    ring_on_append: bool = True
+    ring_again_s: Seconds = 60
+    ring_again_max_s: Seconds = 900
+    presence_every_s: Seconds = 60
+    prune_every_s: Seconds = 3600
+    retention_days: Annotated[float, Meta(gt=0, le=3650)] = 35
+    new_streams_per_hour: Annotated[int, Meta(ge=1, le=60)] = 3
+
+    document_limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 256 * 1024
+    intake_limit_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
+    intake_connections: Annotated[int, Meta(ge=1, le=64)] = 8
+    intake_timeout_s: Seconds = 10
+    spool_every_s: Seconds = 1
+    spool_batch_documents: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    aside_limit_bytes: Bytes = 256 * 2**20
+    outbox_limit_bytes: Annotated[int, Meta(ge=2**20, le=2**46)] = 2 * 2**30
+    ballast_bytes: Annotated[int, Meta(ge=0, le=2**34)] = 8 * 2**20
+    inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 10_000
+    inbox_bytes: Bytes = 64 * 2**20
+
+    log_level: str = "info"
+
+    @property
+    def outbox_path(self) -> Path:
+        """The outbox file; its lock, ballast and oversize documents lie beside it."""
+        return Path(self.state_dir) / "outbox.db"
+
+    @property
+    def aside_dir(self) -> Path:
+        """Where the bytes of oversize documents stay."""
+        return Path(self.state_dir) / "aside"
+
+    @property
+    def socket_path(self) -> Path:
+        """The Unix socket that takes documents."""
+        return Path(self.run_dir) / "edge.sock"
+
+    @property
+    def fifo_path(self) -> Path:
+        """The FIFO that takes rings."""
+        return Path(self.run_dir) / "ring"

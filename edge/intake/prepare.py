@@ -1,0 +1,140 @@
+"""Turns what the POS handed over into what the outbox holds: always one JSON object on one line. Pure.
+
+A closed document is never refused. A valid object keeps its bytes: only line breaks outside strings become spaces, a
+missing ``document_id`` is put in front, and card numbers in tenders are masked. Anything else is wrapped in base64,
+and what is over the limit is replaced by a numbered stub: central judges, nothing escapes the numbering.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from wire.documents import DOCUMENT_ID_MAX
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_CARD_SHAPE = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+_BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class NotADocumentError(ValueError):
+    """What was handed over holds nothing that could have been closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document as the outbox will hold it."""
+
+    document_id: str
+    """The idempotency key: the same key with the same bytes is the same document."""
+    body: bytes
+    card_numbers: int = 0
+    is_urgent: bool = False
+    """A shift was closed: whoever reconciles is waiting."""
+    aside: bytes | None = None
+    """The bytes of an oversize document, to be kept aside under the document's number."""
+
+
+def prepare(given: bytes, limit_bytes: int, make_id: Callable[[], str]) -> Prepared:
+    """Return the document as the outbox will hold it; ``make_id`` names one that has no ``document_id`` of its own.
+
+    Raises NotADocumentError for what is empty.
+    """
+    given = given.removeprefix(_BYTE_ORDER_MARK).strip()
+    if not given:
+        raise NotADocumentError('the body is empty: a document is a JSON object such as {"document_id": "…", …}')
+    prepared = _prepare_object(given, make_id) or _wrap(given, make_id())
+    return prepared if len(prepared.body) <= limit_bytes else _stub(prepared, given)
+
+
+def id_from(*parts: bytes) -> str:
+    """Return a UUID that the same parts always give: what is taken up again after a crash keeps its identity."""
+    return str(UUID(bytes=blake2b(b"\0".join(parts), digest_size=16).digest(), version=4))
+
+
+def _prepare_object(given: bytes, make_id: Callable[[], str]) -> Prepared | None:
+    try:
+        fields = msgspec.json.decode(given)
+    except _BAD_JSON:
+        return None
+    if not isinstance(fields, dict):
+        return None
+    body = given.translate(_LINE_BREAKS)
+    if "document_id" not in fields:
+        made = make_id()
+        comma = b"," if fields else b""
+        body = b'{"document_id":"' + made.encode() + b'"' + comma + body[1:].lstrip()
+    else:
+        made = _key(fields["document_id"], body)
+    is_urgent = fields.get("transaction_type") == "shift_close"
+    return _mask_tenders(Prepared(made, body, is_urgent=is_urgent), fields)
+
+
+def _key(document_id: Any, body: bytes) -> str:
+    """Return the id if it can be one; central will quarantine the others, which are known again by their bytes."""
+    if isinstance(document_id, str) and 0 < len(document_id) <= DOCUMENT_ID_MAX and "\0" not in document_id:
+        return document_id
+    return id_from(body)
+
+
+def _wrap(given: bytes, made: str) -> Prepared:
+    return Prepared(made, b'{"document_id":"' + made.encode() + b'","raw":"' + b64encode(given) + b'"}')
+
+
+def _stub(prepared: Prepared, given: bytes) -> Prepared:
+    aside = prepared.body if prepared.card_numbers else given
+    stub = {
+        "document_id": prepared.document_id,
+        "oversize_bytes": len(aside),
+        "blake2b": blake2b(aside, digest_size=16).hexdigest(),
+    }
+    return replace(prepared, body=msgspec.json.encode(stub), aside=aside)
+
+
+# -- Card numbers ------------------------------------------------------------------------------------------------------
+
+
+class _Tenders(msgspec.Struct):
+    tenders: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+def _mask_tenders(prepared: Prepared, fields: dict[str, Any]) -> Prepared:
+    """Mask card numbers in the tenders only: marking codes and other fields pass the check digit by chance."""
+    masked, found = _mask(fields.get("tenders"))
+    if not found:
+        return prepared
+    written = bytes(msgspec.json.decode(prepared.body, type=_Tenders).tenders)
+    return replace(prepared, body=prepared.body.replace(written, msgspec.json.encode(masked)), card_numbers=found)
+
+
+def _mask(value: Any) -> tuple[Any, int]:
+    if isinstance(value, dict):
+        pairs = {key: _mask(inner) for key, inner in value.items()}
+        return {key: inner for key, (inner, _) in pairs.items()}, sum(found for _, found in pairs.values())
+    if isinstance(value, list):
+        items = [_mask(inner) for inner in value]
+        return [inner for inner, _ in items], sum(found for _, found in items)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return value, 0
+    masked, found = _CARD_SHAPE.subn(_mask_if_card, str(value))
+    return (masked, found) if masked != str(value) else (value, 0)
+
+
+def _mask_if_card(shape: re.Match[str]) -> str:
+    """Keep the first six and the last four digits: what a receipt may show (PCI DSS 3.4)."""
+    digits = re.sub(r"\D", "", shape[0])
+    return f"{digits[:6]}{'*' * (len(digits) - 10)}{digits[-4:]}" if _passes_luhn(digits) else shape[0]
+
+
+def _passes_luhn(digits: str) -> bool:
+    """Check the check digit by ISO/IEC 7812-1, annex B."""
+    doubled = [int(digit) * (2 if place % 2 else 1) for place, digit in enumerate(reversed(digits))]
+    return sum(number - 9 if number > 9 else number for number in doubled) % 10 == 0

@@ -1,0 +1,352 @@
+"""The till's durable, numbered, chained record of documents: one file, one process, one writing connection.
+
+``synchronous=full``: with ``normal`` 18 real power cuts lost 6,204 of 518,578 acknowledged commits, with ``full`` none
+of 102,603. One writing connection, because SQLite before 3.51.3 can corrupt a write-ahead log that two checkpoint.
+Appending a document is one commit, so one fsync. What central has stored is kept in memory and written with the next
+commit that is due anyway: after a crash the till believes a little less, which is always safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import peewee as pw
+
+from wire import chain
+from wire.messages import HISTORIES_MAX, History
+
+from .syps import Head
+
+MEMORY = ":memory:"
+PAGE_BYTES = 4096
+SCHEMA_VERSION = 1
+
+
+class OutboxFullError(Exception):
+    """There is no room for one more document; the text names the limit. Nothing was appended."""
+
+
+class OutboxBusyError(Exception):
+    """Another process has this outbox open."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLimits:
+    """Bounds of the outbox on disk."""
+
+    outbox_limit_bytes: int = 2 * 2**30
+    ballast_bytes: int = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The number under which a document stands in the stream, and whether it stood there before."""
+
+    sequence: int
+    is_new: bool
+
+
+class _Stream(pw.Model):
+    """The one row about the present stream: what was pruned, what central has, whose word counts."""
+
+    stream = pw.TextField()
+    pruned = pw.IntegerField(default=0)
+    pruned_digest = pw.BlobField()
+    stored = pw.IntegerField(default=0)
+    backed_up = pw.IntegerField(null=True)
+    central_id = pw.TextField(null=True)
+    starts = pw.IntegerField(default=0)
+    card_numbers_masked = pw.IntegerField(default=0)
+
+    class Meta:
+        table_name = "stream"
+
+
+class _Document(pw.Model):
+    sequence = pw.IntegerField(primary_key=True)
+    document_id = pw.TextField(index=True)
+    body = pw.BlobField()
+    digest = pw.BlobField()
+    appended_at_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "document"
+
+
+class _Previous(pw.Model):
+    """The histories that the present stream took over, oldest first."""
+
+    id = pw.AutoField()
+    stream = pw.TextField()
+    pruned = pw.IntegerField()
+    newest = pw.IntegerField()
+    digest = pw.BlobField()
+
+    class Meta:
+        table_name = "previous"
+
+
+_MODELS = (_Stream, _Document, _Previous)
+_KNOWN = "SELECT sequence FROM document WHERE document_id = ? AND body = ?"
+_APPEND = "INSERT INTO document (sequence, document_id, body, digest, appended_at_ms) VALUES (?, ?, ?, ?, ?)"
+_DIGEST_AT = "SELECT digest FROM document WHERE sequence = ?"
+_READ_AFTER = "SELECT body FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_OLDEST_UNSENT = "SELECT appended_at_ms FROM document WHERE sequence = ?"
+_UNSENT = (
+    "SELECT sequence, document_id, length(body), appended_at_ms FROM document WHERE sequence > ?"
+    " ORDER BY sequence LIMIT ?"
+)
+
+
+class Outbox:
+    """The outbox of one till. Used by one thread only."""
+
+    def __init__(self, path: Path | str, limits: OutboxLimits, make_stream: Callable[[], str]) -> None:
+        """Open the outbox, making it first if there is none.
+
+        Raises OutboxBusyError if another process has it open, and sqlite3.DatabaseError if it cannot be trusted.
+        """
+        is_memory = path == MEMORY or "mode=memory" in str(path)
+        self._path = None if is_memory else Path(path)
+        self._limits, self._make_stream = limits, make_stream
+        self._lock = self._lock_file()
+        self.database = pw.SqliteDatabase(str(path), pragmas=self._pragmas(), uri=str(path).startswith("file:"))
+        self.database.connect()
+        self._connection = cast("sqlite3.Connection", self.database.connection())
+        self._refuse_unsafe()
+        self._make_tables()
+        self._load()
+        self._keep_ballast()
+
+    def _pragmas(self) -> dict[str, Any]:
+        pages = self._limits.outbox_limit_bytes // PAGE_BYTES
+        common = {"page_size": PAGE_BYTES, "max_page_count": pages, "synchronous": "full", "temp_store": "memory"}
+        return common if self._path is None else {**common, "journal_mode": "wal", "cache_size": -2048}
+
+    def _refuse_unsafe(self) -> None:
+        """Read back what the promise rests on: a build or a mount may silently have said no."""
+        synchronous = self._connection.execute("PRAGMA synchronous").fetchone()[0]
+        journal = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
+        if synchronous != 2 or journal not in ("wal", "memory"):
+            raise sqlite3.DatabaseError(f"{self._path}: synchronous={synchronous}, journal_mode={journal}: not safe")
+
+    def _lock_file(self) -> IO[bytes] | None:
+        if self._path is None:
+            return None
+        lock = self._path.with_suffix(".lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise OutboxBusyError(f"{self._path} is open in another process") from None
+        return lock
+
+    def _make_tables(self) -> None:
+        """Make a new outbox with the first stream, all at once; refuse one that a newer version has made."""
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}")
+        if version == SCHEMA_VERSION:
+            return
+        with self.database.bind_ctx(_MODELS), self.database.atomic("IMMEDIATE"):
+            self.database.create_tables(_MODELS)
+            stream = self._make_stream()
+            _Stream.create(stream=stream, pruned_digest=chain.first(stream))
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _load(self) -> None:
+        """Take the head from the rows: there is no second record of it that could differ."""
+        with self.database.bind_ctx(_MODELS):
+            row = _Stream.get()
+            self._previous = tuple(
+                History(stream=past.stream, pruned=past.pruned, newest=past.newest, digest=bytes(past.digest))
+                for past in _Previous.select().order_by(_Previous.id)
+            )
+        self._stream: str = row.stream
+        self._pruned, self._pruned_digest = row.pruned, bytes(row.pruned_digest)
+        self._stored, self._backed_up, self.central_id = row.stored, row.backed_up, row.central_id
+        self.starts, self.card_numbers_masked = row.starts, row.card_numbers_masked
+        newest = self._connection.execute("SELECT max(sequence) FROM document").fetchone()[0]
+        self._newest: int = self._pruned if newest is None else newest
+        self._digest: bytes = self.digest_at(self._newest) or self._pruned_digest
+        self._saved = self._facts()
+
+    # -- Appending -------------------------------------------------------------------------------------------------
+
+    def append(self, document_id: str, body: bytes, at_ms: int, *, card_numbers: int = 0) -> Appended:
+        """Give one document its number and its place in the chain, and make it durable; one fsync.
+
+        The very same document under the same id is not appended again: it keeps its number. ``body`` is one line,
+        ``at_ms`` is epoch milliseconds. Raises OutboxFullError; the outbox is then as before.
+        """
+        known = self._connection.execute(_KNOWN, (document_id, body)).fetchone()
+        if known:
+            return Appended(known[0], is_new=False)
+        sequence, digest = self._newest + 1, chain.follow(self._digest, body)
+        self.card_numbers_masked += card_numbers
+        try:
+            with self._commit():
+                self._connection.execute(_APPEND, (sequence, document_id, body, digest, at_ms))
+        except (sqlite3.OperationalError, pw.OperationalError) as problem:
+            if "full" not in str(problem):
+                raise
+            raise OutboxFullError(f"no room in {self._path or 'memory'}: {problem}") from problem
+        self._newest, self._digest = sequence, digest
+        return Appended(sequence, is_new=True)
+
+    # -- Reading ---------------------------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Return what the outbox holds now."""
+        return Head(
+            stream=self._stream,
+            oldest=self._pruned + 1,
+            newest=self._newest,
+            digest=self._digest,
+            stored=self._stored,
+            oldest_unsent_at_ms=self._appended_at_ms(self._stored + 1),
+            previous=self._previous,
+        )
+
+    def digest_at(self, sequence: int) -> bytes | None:
+        """Return the chain's digest at a number, or None if the outbox does not hold it (pruned, or never was)."""
+        if sequence == self._pruned:
+            return self._pruned_digest
+        row = self._connection.execute(_DIGEST_AT, (sequence,)).fetchone()
+        return row[0] if row else None
+
+    def read_after(self, after: int, limit_documents: int, limit_bytes: int) -> list[bytes]:
+        """Return the documents that follow ``after``, within both limits; one document always fits."""
+        bodies: list[bytes] = []
+        size_bytes = 0
+        for (body,) in self._connection.execute(_READ_AFTER, (after, limit_documents)):
+            size_bytes += len(body)
+            if bodies and size_bytes > limit_bytes:
+                break
+            bodies.append(body)
+        return bodies
+
+    def unsent_documents(self, most: int) -> list[dict[str, Any]]:
+        """Return the oldest documents that central is not known to have, for people: number, id, size and time."""
+        rows = self._connection.execute(_UNSENT, (self._stored, most))
+        names = ("sequence", "document_id", "size_bytes", "appended_at_ms")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _appended_at_ms(self, sequence: int) -> int | None:
+        row = self._connection.execute(_OLDEST_UNSENT, (sequence,)).fetchone()
+        return row[0] if row else None
+
+    # -- What central has ------------------------------------------------------------------------------------------
+
+    def mark_stored(self, through: int, central_id: str, backed_up: int | None) -> None:
+        """Believe that central has everything up to ``through``; written with the next commit."""
+        self._stored, self.central_id = min(through, self._newest), central_id
+        if backed_up is not None:
+            self._backed_up = backed_up
+
+    def count_start(self) -> int:
+        """Return how many times this outbox was put into service, this time included; durable."""
+        self.starts += 1
+        self.save()
+        return self.starts
+
+    def save(self) -> None:
+        """Write the few facts that are kept in memory, if they changed."""
+        if self._facts() != self._saved:
+            with self._commit():
+                pass
+
+    def prune(self, before_ms: int, limit_documents: int = 1000) -> int:
+        """Forget documents appended before a time that central has stored (and backed up, if it says so).
+
+        Only the oldest go, in one transaction with the digest at the last of them; returns how many.
+        """
+        stored = self._stored if self._backed_up is None else min(self._stored, self._backed_up)
+        through: int | None = self._connection.execute(
+            "SELECT max(sequence) FROM (SELECT sequence, appended_at_ms FROM document WHERE sequence <= ?"
+            " ORDER BY sequence LIMIT ?) WHERE appended_at_ms < ?",
+            (stored, limit_documents, before_ms),
+        ).fetchone()[0]
+        if through is None:
+            return 0
+        digest, count = self.digest_at(through), through - self._pruned
+        with self._commit():
+            self._connection.execute("DELETE FROM document WHERE sequence <= ?", (through,))
+            self._connection.execute("UPDATE stream SET pruned = ?, pruned_digest = ?", (through, digest))
+        self._pruned, self._pruned_digest = through, digest or self._pruned_digest
+        self._keep_ballast()
+        return count
+
+    def start_stream(self) -> None:
+        """Renumber all retained documents from 1 in a new stream, and name the old one as taken over."""
+        stream = self._make_stream()
+        digest = chain.first(stream)
+        self._stored, self._backed_up = 0, None
+        with self.database.bind_ctx(_MODELS), self._commit():
+            _Previous.create(stream=self._stream, pruned=self._pruned, newest=self._newest, digest=self._digest)
+            self._forget_oldest_histories()
+            kept = self._connection.execute("SELECT sequence, body FROM document ORDER BY sequence")
+            for number, (sequence, body) in enumerate(kept.fetchall(), 1):
+                digest = chain.follow(digest, body)
+                # Ascending order and numbers that only fall: a new number never meets one that is still in use.
+                self._connection.execute(
+                    "UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence)
+                )
+            _Stream.update(stream=stream, pruned=0, pruned_digest=chain.first(stream)).execute()
+        self._load()
+
+    def _forget_oldest_histories(self) -> None:
+        kept = _Previous.select(_Previous.id).order_by(_Previous.id.desc()).limit(HISTORIES_MAX)
+        _Previous.delete().where(_Previous.id.not_in(kept)).execute()
+
+    # -- Room ------------------------------------------------------------------------------------------------------
+
+    def make_room(self) -> None:
+        """Give the ballast back to a full disk: in WAL mode SQLite cannot even delete without room to write."""
+        if ballast := self._ballast():
+            ballast.unlink(missing_ok=True)
+
+    def _ballast(self) -> Path | None:
+        return self._path.with_suffix(".ballast") if self._path else None
+
+    def _keep_ballast(self) -> None:
+        """Lay the ballast down while there is plenty of room."""
+        ballast, size = self._ballast(), self._limits.ballast_bytes
+        if ballast is None or size == 0 or ballast.exists():
+            return
+        room = os.statvfs(ballast.parent)
+        if room.f_bavail * room.f_frsize >= 4 * size:
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+
+    # -- Transactions ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Save and close; the outbox may then be opened by another process."""
+        self.save()
+        self.database.close()
+        if self._lock:
+            self._lock.close()
+
+    def _facts(self) -> tuple[Any, ...]:
+        return self._stored, self._backed_up, self.central_id, self.starts, self.card_numbers_masked
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """One transaction, begun as a writer; the facts kept in memory go along if they changed."""
+        facts = self._facts()
+        with self.database.atomic("IMMEDIATE"):
+            yield
+            if facts != self._saved:
+                self._connection.execute(
+                    "UPDATE stream SET stored = ?, backed_up = ?, central_id = ?, starts = ?, card_numbers_masked = ?",
+                    facts,
+                )
+        self._saved = facts

@@ -1,0 +1,256 @@
+"""The one paho adapter: a fresh client for each connection, and events instead of callbacks.
+
+Why fresh: paho sends its unacknowledged messages again after a reconnect, on top of our own asking again; in a trial
+that multiplied the traffic eighty-fold. The two ends hold what must not be lost, so a connection's leftovers are
+dropped with its client. Each event carries the generation of its connection: an acknowledgement of an older
+connection would confirm another message that happens to have the same packet id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+QOS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker let us in and granted all subscriptions."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection ended, or could not be made; the reason is for people."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message; it stays unacknowledged until ``acknowledge`` is called with this event."""
+
+    generation: int
+    mid: int
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker sent PUBACK. That proves only that the broker had it: nothing more is ever concluded from it."""
+
+    generation: int
+    mid: int
+
+
+Event = Connected | Disconnected | Received | Acknowledged
+Deliver = Callable[[Event, int], bool]
+"""Takes an event and its weight in bytes; False means there was no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """Where to connect, as whom, and within which bounds."""
+
+    host: str
+    port: int
+    client_id: str
+    token: str
+    subscriptions: tuple[str, ...]
+    will_topic: str
+    keepalive_s: int = 30
+    connect_timeout_s: float = 5.0
+    inflight_max: int = 1000
+    queued_max: int = 20_000
+    unheard_s: int = 20
+    tls: ssl.SSLContext | None = None
+    reconnect_min_s: float = 1.0
+    reconnect_max_s: float = 120.0
+    settled_s: float = 300.0
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to wait before the next connection, in seconds, with jitter.
+
+    A connection that lived under ``settled_s`` doubles the wait: two machines with one identity would otherwise throw
+    each other out for ever, and a fleet would return in lockstep.
+    """
+
+    least_s: float
+    most_s: float
+    settled_s: float
+    rng: Random
+    _wait_s: float = field(default=0.0, init=False)
+
+    def after(self, lived_s: float) -> float:
+        """Return the wait after a connection that lived so long; 0 lived is a connection that never was."""
+        if lived_s >= self.settled_s:
+            self._wait_s = 0.0
+        self._wait_s = min(self.most_s, max(self.least_s, self._wait_s * 2))
+        return self._wait_s * self.rng.uniform(0.7, 1.3)
+
+
+class Connection:
+    """One paho client for one connection; whoever drives its socket (a thread, a selector) is not its business."""
+
+    def __init__(self, settings: LinkSettings, generation: int, will: bytes, deliver: Deliver) -> None:
+        self.generation = generation
+        self.ended = threading.Event()
+        self.is_up = False
+        self._settings, self._deliver = settings, deliver
+        self.client = self._make_client(will)
+
+    def _make_client(self, will: bytes) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._settings.client_id,
+            clean_session=True,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.username_pw_set(self._settings.client_id, self._settings.token)
+        client.will_set(self._settings.will_topic, will, qos=QOS, retain=True)
+        client.max_inflight_messages_set(self._settings.inflight_max)
+        client.max_queued_messages_set(self._settings.queued_max)
+        client.connect_timeout = self._settings.connect_timeout_s
+        if self._settings.tls:
+            client.tls_set_context(self._settings.tls)
+        client.on_socket_open = self._tune_socket
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def open(self) -> None:
+        """Connect; raises OSError (ssl errors included) if the broker cannot be reached."""
+        self.client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int | None:
+        """Publish with QoS 1; return the packet id, or None if it was not even queued."""
+        info = self.client.publish(topic, payload, qos=QOS, retain=retain)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def acknowledge(self, received: Received) -> None:
+        """Send PUBACK, unless the message came over an older connection."""
+        if received.generation == self.generation:
+            self.client.ack(received.mid, QOS)
+
+    def end(self, reason: str) -> None:
+        """Report the end once, whoever sees it first."""
+        if not self.ended.is_set():
+            self.is_up = False
+            self.ended.set()
+            self._deliver(Disconnected(self.generation, reason), 0)
+
+    def _tune_socket(self, _client: Client, _userdata: Any, sock: Any) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # Not every socket (TLS wrappers, tests) has these options.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A half-open connection is noticed after this, not after many minutes of TCP retransmission.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.unheard_s * 1000)
+
+    def _on_connect(self, client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self.end(f"the broker refused: {reason}")
+            return
+        client.subscribe([(topic, QOS) for topic in self._settings.subscriptions])
+
+    def _on_subscribe(self, _client: Client, _userdata: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        refused = [
+            topic for topic, reason in zip(self._settings.subscriptions, reasons, strict=False) if reason.is_failure
+        ]
+        if refused:
+            self.end(f"the broker refused the subscriptions {', '.join(refused)}")
+            return
+        self.is_up = True
+        self._deliver(Connected(self.generation), 0)
+
+    def _on_disconnect(self, _client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self.end(str(reason))
+
+    def _on_message(self, client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        event = Received(self.generation, message.mid, message.topic, bytes(message.payload), message.retain)
+        if not self._deliver(event, len(message.payload) + 64):
+            # No room: let it go. Whoever sent it says it again, and an unacknowledged one would block the window.
+            client.ack(message.mid, message.qos)
+
+    def _on_publish(self, _client: Client, _userdata: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        self._deliver(Acknowledged(self.generation, mid), 0)
+
+
+class Link:
+    """Keeps one connection at a time alive from a thread of its own; events go to ``deliver``."""
+
+    def __init__(self, settings: LinkSettings, will: Callable[[int], bytes], deliver: Deliver, rng: Random) -> None:
+        self._settings, self._will, self._deliver = settings, will, deliver
+        self._backoff = Backoff(settings.reconnect_min_s, settings.reconnect_max_s, settings.settled_s, rng)
+        self._stopping = threading.Event()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._keep_connected, name="link", daemon=True)
+
+    def start(self) -> None:
+        """Start connecting, and go on for ever."""
+        self._thread.start()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Publish over the present connection; None means nothing was sent and nothing is kept for later."""
+        connection = self._connection
+        return connection.publish(topic, payload, retain=retain) if connection and connection.is_up else None
+
+    def acknowledge(self, received: Received) -> None:
+        """Send PUBACK for a message of the present connection; one of an older connection is let go."""
+        if connection := self._connection:
+            connection.acknowledge(received)
+
+    def reconnect(self, reason: str) -> None:
+        """End the present connection and make a new one: whoever has something to say says it again."""
+        if connection := self._connection:
+            connection.end(reason)
+
+    def stop(self) -> None:
+        """Disconnect cleanly (no will) and end the thread."""
+        self._stopping.set()
+        if connection := self._connection:
+            connection.client.disconnect()
+            connection.ended.set()
+        self._thread.join(timeout=self._settings.connect_timeout_s + 5)
+
+    def _keep_connected(self) -> None:
+        generation = 0
+        while not self._stopping.is_set():
+            generation += 1
+            lived_s = self._connect_once(generation)
+            self._stopping.wait(self._backoff.after(lived_s))
+
+    def _connect_once(self, generation: int) -> float:
+        connection = Connection(self._settings, generation, self._will(generation), self._deliver)
+        try:
+            connection.open()
+        except (OSError, ValueError) as problem:
+            connection.end(f"cannot reach {self._settings.host}:{self._settings.port}: {problem}")
+            return 0.0
+        opened = time.monotonic()
+        self._connection = connection
+        connection.client.loop_start()
+        connection.ended.wait()
+        self._connection = None
+        connection.client.disconnect()  # Before loop_stop, which would wait for unacknowledged messages.
+        connection.client.loop_stop()
+        return time.monotonic() - opened
