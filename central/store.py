@@ -20,7 +20,6 @@ from wire.messages import Quarantined, Reason
 from .batch import Batch, Heard, Judge, Key, Mark, NewStream, Outcome, Parcel, with_conflicts
 from .judge import Accepted, Refused, judge
 from .migrations import migrate
-from .models import MODELS, Central, HeardHead, Task, Till, Watermark
 
 log = logging.getLogger("tillstream.central")
 
@@ -63,6 +62,11 @@ _TASK = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_id) DO UPDATE SET worker = excluded.worker,"
     " state = excluded.state, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms"
 )
+_TILLS = (
+    "SELECT t.till_id, t.is_online, t.connection, t.is_approved, w.stream, w.through, w.digest FROM till t"
+    " LEFT JOIN watermark w ON w.id = (SELECT max(id) FROM watermark WHERE till_id = t.till_id)"
+)
+_OPEN_TASKS = "SELECT task_id, till_id, reason, attempts FROM task WHERE finished_at_ms IS NULL ORDER BY created_at_ms"
 _WISHES = "SELECT task_id, till_id FROM task WHERE finished_at_ms IS NULL AND worker IS NULL ORDER BY created_at_ms"
 
 
@@ -84,12 +88,16 @@ class Store:
         self._connection = cast("sqlite3.Connection", self.database.connection())
         self._approve = not approve_tills
         migrate(self.database)
-        with self._models(), self._transaction():
-            if not Central.select().exists():
-                Central.create(central_id=make_id())
-            Central.update(starts=Central.starts + 1).execute()
-            row = Central.get()
-        self.central_id, self.incarnation, self.starts = row.central_id, row.incarnation, row.starts
+        self.central_id, self.incarnation, self.starts = self._count_start(make_id)
+
+    def _count_start(self, make_id: Callable[[], str]) -> tuple[str, int, int]:
+        run = self._connection.execute
+        with self._transaction():
+            if run("SELECT count(*) FROM central").fetchone()[0] == 0:
+                run("INSERT INTO central (central_id, incarnation, starts) VALUES (?, 1, 0)", (make_id(),))
+            run("UPDATE central SET starts = starts + 1")
+            row: tuple[str, int, int] = run("SELECT central_id, incarnation, starts FROM central").fetchone()
+        return row
 
     def close(self) -> None:
         """Close the connection; everything that was said to be stored is."""
@@ -223,51 +231,41 @@ class Store:
         if not (hear or passed or verify or shown or task_rows):
             return
         with self._transaction():
-            self._connection.executemany(_REGISTER, [(row[-1], self._approve, at_ms) for row in shown])
-            self._connection.executemany(_PRESENCE, shown)
-            self._connection.executemany(_PASSED, passed)
-            self._connection.executemany(_HEAR, hear)
-            self._connection.executemany(_VERIFY, verify)
-            self._connection.executemany(_TASK, task_rows)
+            register = [(row[-1], self._approve, at_ms) for row in shown]
+            for statement, rows in (
+                (_REGISTER, register),
+                (_PRESENCE, shown),
+                (_PASSED, passed),
+                (_HEAR, hear),
+                (_VERIFY, verify),
+                (_TASK, task_rows),
+            ):
+                if rows:
+                    self._connection.executemany(statement, rows)
 
     # -- What a start needs ----------------------------------------------------------------------------------------
 
     def tills(self) -> list[tuple[str, Mark | None, bool | None, int, bool]]:
         """Return each till's id, its newest stream's watermark, whether it was online, its connection, approval."""
-        newest = Watermark.select(pw.fn.MAX(Watermark.id)).group_by(Watermark.till_id)
-        with self._models():
-            marks = {row.till_id: _mark(row) for row in Watermark.select().where(Watermark.id.in_(newest))}
-            return [
-                (till.till_id, marks.get(till.till_id), till.is_online, till.connection, till.is_approved)
-                for till in Till.select(Till.till_id, Till.is_online, Till.connection, Till.is_approved)
-            ]
+        return [
+            (till, Mark(stream, through, digest) if stream else None, online, connection, bool(approved))
+            for till, online, connection, approved, stream, through, digest in self._connection.execute(_TILLS)
+        ]
 
     def heard_heads(self) -> list[tuple[str, Heard]]:
         """Return all heads that were written and never passed."""
-        with self._models():
-            return [
-                (row.till_id, Heard(row.stream, row.boot_id, row.newest, bytes(row.digest), written=True))
-                for row in HeardHead.select()
-            ]
+        rows = self._connection.execute("SELECT till_id, stream, boot_id, newest, digest FROM heard_head")
+        return [
+            (till, Heard(stream, boot, newest, digest, written=True)) for till, stream, boot, newest, digest in rows
+        ]
 
     def open_tasks(self) -> list[tuple[str, str, Reason, int]]:
-        """Return id, till, reason and attempts of the tasks that are not finished."""
-        with self._models():
-            return [
-                (task.task_id, task.till_id, task.reason, task.attempts)
-                for task in Task.select().where(Task.finished_at_ms.is_null()).order_by(Task.created_at_ms)
-            ]
+        """Return id, till, reason and attempts of the tasks that are not finished, oldest first."""
+        return self._connection.execute(_OPEN_TASKS).fetchall()
 
     def wishes(self) -> list[tuple[str, str]]:
         """Return id and till of the tasks that people made and no worker has taken up."""
         return self._connection.execute(_WISHES).fetchall()
 
-    def _models(self) -> Any:
-        return self.database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False)
-
     def _transaction(self) -> Any:
         return self.database.atomic("IMMEDIATE")
-
-
-def _mark(row: Watermark) -> Mark:
-    return Mark(row.stream, row.through, bytes(row.digest))

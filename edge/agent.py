@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class StatusAsked:
 Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | StatusAsked
 
 
+@cache
 def agent_version() -> str:
     """Return the installed version, or ``checkout``."""
     try:

@@ -53,52 +53,26 @@ class Appended:
     is_new: bool
 
 
-class _Stream(pw.Model):
-    """The one row about the present stream: what was pruned, what central has, whose word counts."""
-
-    stream = pw.TextField()
-    pruned = pw.IntegerField(default=0)
-    pruned_digest = pw.BlobField()
-    stored = pw.IntegerField(default=0)
-    backed_up = pw.IntegerField(null=True)
-    central_id = pw.TextField(null=True)
-    starts = pw.IntegerField(default=0)
-    card_numbers_masked = pw.IntegerField(default=0)
-
-    class Meta:
-        table_name = "stream"
-
-
-class _Document(pw.Model):
-    sequence = pw.IntegerField(primary_key=True)
-    document_id = pw.TextField(index=True)
-    body = pw.BlobField()
-    digest = pw.BlobField()
-    appended_at_ms = pw.BigIntegerField()
-
-    class Meta:
-        table_name = "document"
-
-
-class _Previous(pw.Model):
-    """The histories that the present stream took over, oldest first."""
-
-    id = pw.AutoField()
-    stream = pw.TextField()
-    pruned = pw.IntegerField()
-    newest = pw.IntegerField()
-    digest = pw.BlobField()
-
-    class Meta:
-        table_name = "previous"
-
-
-_MODELS = (_Stream, _Document, _Previous)
+_TABLES = """
+CREATE TABLE stream (
+  stream TEXT NOT NULL, pruned INTEGER NOT NULL DEFAULT 0, pruned_digest BLOB NOT NULL,
+  stored INTEGER NOT NULL DEFAULT 0, backed_up INTEGER, central_id TEXT, starts INTEGER NOT NULL DEFAULT 0,
+  card_numbers_masked INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE document (
+  sequence INTEGER PRIMARY KEY, document_id TEXT NOT NULL, body BLOB NOT NULL, digest BLOB NOT NULL,
+  appended_at_ms INTEGER NOT NULL);
+CREATE INDEX document_by_id ON document (document_id);
+CREATE TABLE previous (
+  id INTEGER PRIMARY KEY, stream TEXT NOT NULL, pruned INTEGER NOT NULL, newest INTEGER NOT NULL, digest BLOB NOT NULL)
+"""
+_FACTS = "stored, backed_up, central_id, starts, card_numbers_masked"
 _KNOWN = "SELECT sequence FROM document WHERE document_id = ? AND body = ?"
 _APPEND = "INSERT INTO document (sequence, document_id, body, digest, appended_at_ms) VALUES (?, ?, ?, ?, ?)"
 _DIGEST_AT = "SELECT digest FROM document WHERE sequence = ?"
 _READ_AFTER = "SELECT body FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
 _OLDEST_UNSENT = "SELECT appended_at_ms FROM document WHERE sequence = ?"
+_TAKE_OVER = "INSERT INTO previous (stream, pruned, newest, digest) VALUES (?, ?, ?, ?)"
+_FORGET_HISTORIES = "DELETE FROM previous WHERE id NOT IN (SELECT id FROM previous ORDER BY id DESC LIMIT ?)"
 _UNSENT = (
     "SELECT sequence, document_id, length(body), appended_at_ms FROM document WHERE sequence > ?"
     " ORDER BY sequence LIMIT ?"
@@ -155,25 +129,33 @@ class Outbox:
             raise sqlite3.DatabaseError(f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}")
         if version == SCHEMA_VERSION:
             return
-        with self.database.bind_ctx(_MODELS), self.database.atomic("IMMEDIATE"):
-            self.database.create_tables(_MODELS)
-            stream = self._make_stream()
-            _Stream.create(stream=stream, pruned_digest=chain.first(stream))
+        stream = self._make_stream()
+        with self.database.atomic("IMMEDIATE"):
+            for table in _TABLES.split(";\n"):
+                self._connection.execute(table)
+            self._connection.execute(
+                "INSERT INTO stream (stream, pruned_digest) VALUES (?, ?)", (stream, chain.first(stream))
+            )
             self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _load(self) -> None:
         """Take the head from the rows: there is no second record of it that could differ."""
-        with self.database.bind_ctx(_MODELS):
-            row = _Stream.get()
-            self._previous = tuple(
-                History(stream=past.stream, pruned=past.pruned, newest=past.newest, digest=bytes(past.digest))
-                for past in _Previous.select().order_by(_Previous.id)
-            )
-        self._stream: str = row.stream
-        self._pruned, self._pruned_digest = row.pruned, bytes(row.pruned_digest)
-        self._stored, self._backed_up, self.central_id = row.stored, row.backed_up, row.central_id
-        self.starts, self.card_numbers_masked = row.starts, row.card_numbers_masked
-        newest = self._connection.execute("SELECT max(sequence) FROM document").fetchone()[0]
+        run = self._connection.execute
+        self._stream: str
+        self._pruned: int
+        self._pruned_digest: bytes
+        self.starts: int
+        self._stream, self._pruned, self._pruned_digest = run(
+            "SELECT stream, pruned, pruned_digest FROM stream"
+        ).fetchone()
+        (self._stored, self._backed_up, self.central_id, self.starts, self.card_numbers_masked) = run(
+            f"SELECT {_FACTS} FROM stream"
+        ).fetchone()
+        self._previous = tuple(
+            History(stream=stream, pruned=pruned, newest=newest, digest=digest)
+            for stream, pruned, newest, digest in run("SELECT stream, pruned, newest, digest FROM previous ORDER BY id")
+        )
+        newest = run("SELECT max(sequence) FROM document").fetchone()[0]
         self._newest: int = self._pruned if newest is None else newest
         self._digest: bytes = self.digest_at(self._newest) or self._pruned_digest
         self._saved = self._facts()
@@ -211,7 +193,7 @@ class Outbox:
             newest=self._newest,
             digest=self._digest,
             stored=self._stored,
-            oldest_unsent_at_ms=self._appended_at_ms(self._stored + 1),
+            oldest_unsent_at_ms=self._appended_at_ms(self._stored + 1) if self._stored < self._newest else None,
             previous=self._previous,
         )
 
@@ -219,8 +201,8 @@ class Outbox:
         """Return the chain's digest at a number, or None if the outbox does not hold it (pruned, or never was)."""
         if sequence == self._pruned:
             return self._pruned_digest
-        row = self._connection.execute(_DIGEST_AT, (sequence,)).fetchone()
-        return row[0] if row else None
+        row: tuple[bytes] | None = self._connection.execute(_DIGEST_AT, (sequence,)).fetchone()
+        return bytes(row[0]) if row else None
 
     def read_after(self, after: int, limit_documents: int, limit_bytes: int) -> list[bytes]:
         """Return the documents that follow ``after``, within both limits; one document always fits."""
@@ -240,7 +222,7 @@ class Outbox:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _appended_at_ms(self, sequence: int) -> int | None:
-        row = self._connection.execute(_OLDEST_UNSENT, (sequence,)).fetchone()
+        row: tuple[int] | None = self._connection.execute(_OLDEST_UNSENT, (sequence,)).fetchone()
         return row[0] if row else None
 
     # -- What central has ------------------------------------------------------------------------------------------
@@ -269,14 +251,14 @@ class Outbox:
         Only the oldest go, in one transaction with the digest at the last of them; returns how many.
         """
         stored = self._stored if self._backed_up is None else min(self._stored, self._backed_up)
-        through: int | None = self._connection.execute(
+        (through,) = self._connection.execute(
             "SELECT max(sequence) FROM (SELECT sequence, appended_at_ms FROM document WHERE sequence <= ?"
             " ORDER BY sequence LIMIT ?) WHERE appended_at_ms < ?",
             (stored, limit_documents, before_ms),
-        ).fetchone()[0]
+        ).fetchone()
         if through is None:
             return 0
-        digest, count = self.digest_at(through), through - self._pruned
+        digest, count = self.digest_at(through), int(through - self._pruned)
         with self._commit():
             self._connection.execute("DELETE FROM document WHERE sequence <= ?", (through,))
             self._connection.execute("UPDATE stream SET pruned = ?, pruned_digest = ?", (through, digest))
@@ -287,24 +269,20 @@ class Outbox:
     def start_stream(self) -> None:
         """Renumber all retained documents from 1 in a new stream, and name the old one as taken over."""
         stream = self._make_stream()
-        digest = chain.first(stream)
+        digest = first = chain.first(stream)
         self._stored, self._backed_up = 0, None
-        with self.database.bind_ctx(_MODELS), self._commit():
-            _Previous.create(stream=self._stream, pruned=self._pruned, newest=self._newest, digest=self._digest)
-            self._forget_oldest_histories()
-            kept = self._connection.execute("SELECT sequence, body FROM document ORDER BY sequence")
-            for number, (sequence, body) in enumerate(kept.fetchall(), 1):
+        run = self._connection.execute
+        with self._commit():
+            run(_TAKE_OVER, (self._stream, self._pruned, self._newest, self._digest))
+            run(_FORGET_HISTORIES, (HISTORIES_MAX,))
+            for number, (sequence, body) in enumerate(
+                run("SELECT sequence, body FROM document ORDER BY 1").fetchall(), 1
+            ):
                 digest = chain.follow(digest, body)
                 # Ascending order and numbers that only fall: a new number never meets one that is still in use.
-                self._connection.execute(
-                    "UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence)
-                )
-            _Stream.update(stream=stream, pruned=0, pruned_digest=chain.first(stream)).execute()
+                run("UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence))
+            run("UPDATE stream SET stream = ?, pruned = 0, pruned_digest = ?", (stream, first))
         self._load()
-
-    def _forget_oldest_histories(self) -> None:
-        kept = _Previous.select(_Previous.id).order_by(_Previous.id.desc()).limit(HISTORIES_MAX)
-        _Previous.delete().where(_Previous.id.not_in(kept)).execute()
 
     # -- Room ------------------------------------------------------------------------------------------------------
 
@@ -345,8 +323,5 @@ class Outbox:
         with self.database.atomic("IMMEDIATE"):
             yield
             if facts != self._saved:
-                self._connection.execute(
-                    "UPDATE stream SET stored = ?, backed_up = ?, central_id = ?, starts = ?, card_numbers_masked = ?",
-                    facts,
-                )
+                self._connection.execute(f"UPDATE stream SET ({_FACTS}) = (?, ?, ?, ?, ?)", facts)
         self._saved = facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from wire.link import Acknowledged, Connected, Disconnected, Received
 
@@ -22,7 +23,7 @@ class Faults:
     crash_at_step: float = 0.01
 
     def calm(self) -> Faults:
-        """The same network when it has stopped raining."""
+        """Return the same network when it has stopped raining."""
         return Faults(0, 0, self.delay_least_s, 0.05, 0, 0, 0, 0, 0)
 
 
@@ -131,6 +132,7 @@ class SimBroker:
             self.cut(link, "the broker was wiped")
 
 
+@cache
 def matches(wanted, topic):
     """Compare level by level; only ``+`` is used by this protocol."""
     ours, theirs = wanted.split("/"), topic.split("/")

@@ -41,7 +41,7 @@ class InvariantError(AssertionError):
 class World:
     """A run: ``World(seed).run()`` raises InvariantError, naming the seed, if any promise was broken."""
 
-    def __init__(self, seed, faults=None, tills=4, documents=12):
+    def __init__(self, seed, faults=None, tills=4, documents=10):
         self.seed, self.rng = seed, Random(seed)
         self.faults = faults or Faults()
         self.now, self._events, self._order = 0.0, [], count()
@@ -85,14 +85,14 @@ class World:
 
     # -- The run ---------------------------------------------------------------------------------------------------
 
-    def run(self, storm_s=60.0, most_s=20_000.0):
+    def run(self, storm_s=45.0, most_s=20_000.0):
         self._plan(storm_s)
         self.after(storm_s, self._calm_down)
         try:
             while self._events and self.now < most_s and not (self.is_calm and self._is_drained()):
                 self.now, _, act, args = heapq.heappop(self._events)
                 self.steps += 1
-                self.trace.update(repr((round(self.now, 6), act.__qualname__)).encode())
+                self.trace.update(b"%.6f %s" % (self.now, act.__qualname__.encode()))
                 act(*args)
             self._check_end()
         except Exception as problem:
@@ -281,7 +281,7 @@ class TillNode(Node):
         self.hand_over(given)
 
     def hand_over(self, given):
-        """The POS repeats what it has no answer for: a crash may have come before or after the commit."""
+        """Repeat what has no answer, as a POS does: a crash may have come before or after the commit."""
         if not self.is_running:
             self.unheard.append(given)
             return

@@ -1,0 +1,1 @@
+"""A fleet on one machine: simulated POS software and many tills, for the demo, the load and the tests."""
