@@ -205,6 +205,11 @@ class Subscriber:
         incarnation = self.store.incarnation
         return said(CentralPresence, online=online, central_id=self.store.central_id, incarnation=incarnation)
 
+    def stop(self) -> None:
+        """Say goodbye and write what has been heard; the link may be stopped after it."""
+        self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=False))
+        self._write_presences()
+
 
 def _log_outcome(outcome: Outcome) -> None:
     log.info(

@@ -17,6 +17,7 @@ class Inbox(Generic[Item]):
         self._limit_messages, self._limit_bytes = limit_messages, limit_bytes
         self._items: deque[tuple[Item, int]] = deque()
         self._bytes = 0
+        self._woken = False
         self._news = threading.Condition()
         self.refused = 0
 
@@ -31,15 +32,22 @@ class Inbox(Generic[Item]):
             self._news.notify()
             return True
 
+    def wake(self) -> None:
+        """Let ``take`` return at once, with nothing if nothing is there; safe in a signal handler."""
+        with self._news:  # A re-entrant lock: the handler may interrupt the very thread that holds it.
+            self._woken = True
+            self._news.notify()
+
     def take(self, timeout_s: float | None, most: int = 1, most_bytes: int = 2**63) -> list[Item]:
         """Wait until something is there, at most ``timeout_s``; return up to ``most`` items, oldest first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._news:
-            while not self._items:
+            while not self._items and not self._woken:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return []
                 self._news.wait(left)
+            self._woken = False
             return self._pop(most, most_bytes)
 
     def _pop(self, most: int, most_bytes: int) -> list[Item]:

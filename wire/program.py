@@ -44,7 +44,8 @@ def read_config(config_type: type[Config], name: str, path: Path | None, environ
     try:
         return msgspec.convert(values, config_type, strict=False)
     except msgspec.ValidationError as problem:
-        raise ConfigError(f"{name} configuration: {problem}") from problem
+        where = path or CONFIG_DIR / f"{name}.toml"
+        raise ConfigError(f"{problem}; set it in {where} or as TILLSTREAM_<KEY> in the environment") from problem
 
 
 def _read_toml(path: Path | None, default: Path) -> dict[str, Any]:
@@ -111,6 +112,30 @@ def notify_systemd(state: str) -> None:
             notify.sendall(state.encode())
         except OSError:
             return  # A supervisor that went away must not stop the upload.
+
+
+class Watchdog:
+    """Tells systemd that the one thread that matters still turns, at half of the time it allows (WATCHDOG_USEC)."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.every_s = int(environ.get("WATCHDOG_USEC", "0")) / 2_000_000 or None
+        self._next_at = 0.0
+
+    def turn(self, now: float) -> None:
+        """Say that a turn was made, if it is time to."""
+        if self.every_s and now >= self._next_at:
+            self._next_at = now + self.every_s
+            notify_systemd("WATCHDOG=1")
+
+
+def read_secret(value: str, path: str, name: str) -> str:
+    """Return a secret given as a value or, better, as a file; raises ConfigError that says how to give it."""
+    if value or not path:
+        return value
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as problem:
+        raise ConfigError(f"{name}_file: {problem}") from problem
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

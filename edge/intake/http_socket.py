@@ -25,6 +25,7 @@ class Answer:
     body: dict[str, Any]
 
 
+Stop = Callable[[], None]
 Ask = Callable[[str, str, bytes], Answer]
 """Takes method, path and body, from any thread; answers when what was asked is done."""
 
@@ -105,7 +106,7 @@ class _Connection(BaseHTTPRequestHandler):
         """Log nothing: the agent logs what it does."""
 
 
-def listen(path: Path, ask: Ask, limits: SocketLimits, group_id: int | None) -> Callable[[], None]:
+def listen(path: Path, ask: Ask, limits: SocketLimits, group_id: int | None) -> Stop:
     """Serve the socket from threads (mode 0660, the POS's group); return a function that stops it."""
     path.unlink(missing_ok=True)
     server = _Server(path, ask, limits)

@@ -1,0 +1,149 @@
+"""What people ask central's database, and the wishes they leave there; everything is read without stopping a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import peewee as pw
+
+from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark
+
+Row = dict[str, Any]
+
+
+class NoDatabaseError(Exception):
+    """There is no central database at the path."""
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Bind the models to the database for reading only."""
+    with _bound(path, "ro"):
+        yield
+
+
+@contextmanager
+def wishing(path: str) -> Iterator[None]:
+    """Bind the models to the database for a short write."""
+    with _bound(path, "rw"):
+        yield
+
+
+@contextmanager
+def _bound(path: str, mode: str) -> Iterator[None]:
+    if not Path(path).exists():
+        raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
+    pragmas = {"busy_timeout": 10_000, "synchronous": "full"}
+    database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
+    with database, database.bind_ctx(MODELS):
+        yield
+    database.close()
+
+
+def status() -> Row:
+    """Return the figures of the first screen."""
+    central = Central.get()
+    rows = tills()
+    return {
+        "central_id": central.central_id,
+        "incarnation": central.incarnation,
+        "tills": len(rows),
+        "online": sum(row["online"] is True for row in rows),
+        "verified": sum(row["verified"] for row in rows),
+        "behind": sum(row["behind"] > 0 for row in rows),
+        "documents": Document.select().count(),
+        "quarantined": Quarantine.select().count(),
+        "open_tasks": Task.select().where(Task.finished_at_ms.is_null()).count(),
+        "open_gaps": Gap.select().where(Gap.closed_at_ms.is_null()).count(),
+        "newest_received_at_ms": Document.select(pw.fn.MAX(Document.received_at_ms)).scalar(),
+    }
+
+
+def tills(till: str | None = None, *, behind: bool = False) -> list[Row]:
+    """Return the tills, worst first: how far each has come, and whether that is all it ever rang for.
+
+    ``verified`` says that the last doorbell was exactly the watermark and no head is open; ``behind`` counts documents
+    that are known to be missing, and is None where nothing is known.
+    """
+    newest = {row.till_id: row for row in Watermark.select().order_by(Watermark.id)}
+    heads: dict[str, list[HeardHead]] = {}
+    for head in HeardHead.select():
+        heads.setdefault(head.till_id, []).append(head)
+    query = Till.select().order_by(Till.till_id)
+    chosen = query.where(Till.till_id == till) if till else query
+    rows = [_till(one, newest.get(one.till_id), heads.get(one.till_id, [])) for one in chosen]
+    rows.sort(key=lambda row: (-(row["behind"] or 0), row["verified"]))
+    return [row for row in rows if row["behind"]] if behind else rows
+
+
+def _till(till: Till, mark: Watermark | None, heads: list[HeardHead]) -> Row:
+    missing = [head.newest - mark.through for head in heads if mark and head.stream == mark.stream]
+    verified_at_ms = mark.verified_at_ms if mark else None
+    return {
+        "till_id": till.till_id,
+        "store_id": till.store_id,
+        "approved": bool(till.is_approved),
+        "online": till.is_online,
+        "stream": mark.stream if mark else None,
+        "through": mark.through if mark else None,
+        "behind": max(missing, default=0) if mark else None,
+        "verified": bool(mark and not heads and verified_at_ms and verified_at_ms >= (mark.moved_at_ms or 0)),
+        "verified_at_ms": verified_at_ms,
+        "moved_at_ms": mark.moved_at_ms if mark else None,
+        "presence_at_ms": till.presence_at_ms,
+        "presence": till.presence,
+    }
+
+
+def tasks(most: int, *, is_open: bool = False) -> list[Row]:
+    """Return the newest tasks; those that lasted under a second were never written."""
+    query = Task.select().order_by(Task.created_at_ms.desc()).limit(most)
+    return _dicts(query.where(Task.finished_at_ms.is_null()) if is_open else query)
+
+
+def quarantine(most: int, till: str | None = None) -> list[Row]:
+    """Return the newest documents in quarantine, without their bytes."""
+    columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
+    query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
+    return _dicts(query.where(Quarantine.till_id == till) if till else query)
+
+
+def documents(most: int, **wanted: str | None) -> list[Row]:
+    """Return the newest documents by till_id, store_id, business_day, transaction_type or document_id; no bytes."""
+    columns = [column for column in Document._meta.sorted_fields if column.name != "body"]  # noqa: SLF001 -- as above
+    query = Document.select(*columns).order_by(Document.id.desc()).limit(most)
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(getattr(Document, name) == value)
+    return _dicts(query)
+
+
+def document_bytes(document_id: str) -> list[bytes]:
+    """Return the exact bytes of the documents with this id (one for each till that used it)."""
+    query = Document.select(Document.body).where(Document.document_id == document_id)
+    return [bytes(row.body) for row in query]
+
+
+def gaps() -> list[Row]:
+    """Return the ranges that were rung for and can no longer come, open ones only."""
+    return _dicts(Gap.select().where(Gap.closed_at_ms.is_null()).order_by(Gap.id))
+
+
+def wish(till: str, at_ms: int, note: str) -> str:
+    """Ask for an upload from a till; the worker finds the task within a second. Asking twice is harmless."""
+    if not Till.select().where(Till.till_id == till).exists():
+        raise LookupError(f"no till named {till} has ever connected")
+    unfinished = Task.finished_at_ms.is_null() & (Task.till_id == till) & (Task.reason == "operator")
+    if there := Task.select().where(unfinished).first():
+        return str(there.task_id)
+    task_id = f"op.{uuid4().hex[:12]}"
+    Task.create(task_id=task_id, till_id=till, state="waiting", reason="operator", created_at_ms=at_ms, note=note)
+    return task_id
+
+
+def _dicts(query: Any) -> list[Row]:
+    return list(query.dicts())

@@ -1,0 +1,95 @@
+"""Puts central's parts together and runs them until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from random import SystemRandom
+from uuid import uuid4
+
+from wire import codec, topics
+from wire.inbox import Inbox
+from wire.link import Link, LinkSettings
+from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
+
+from .config import CentralConfig
+from .store import Store, is_memory
+from .subscriber import Event, Subscriber
+
+log = logging.getLogger("tillstream.central")
+
+
+def make_central_id() -> str:
+    """Name a new database; tills believe only the central they know by this name."""
+    return str(uuid4())
+
+
+def wall_clock_ms() -> int:
+    """Return the time of day in epoch milliseconds: it labels, and neither orders nor identifies."""
+    return time.time_ns() // 1_000_000
+
+
+def open_store(config: CentralConfig) -> Store:
+    """Open central's database, making its folder first."""
+    if not is_memory(config.database):
+        Path(config.database).parent.mkdir(parents=True, exist_ok=True)
+    return Store(config.database, make_central_id, approve_tills=config.approve_tills)
+
+
+def link_settings(config: CentralConfig) -> LinkSettings:
+    """Return where this worker connects, as whom, and what it listens to."""
+    return LinkSettings(
+        host=config.broker_host,
+        port=config.broker_port,
+        client_id=f"central-{config.worker}",
+        token=read_secret(config.token, config.token_file, "token"),
+        subscriptions=(
+            topics.SALES.of(worker=config.worker),
+            topics.TILL_PRESENCE.of(),
+            topics.RECEIPT_CLOSED.of(),
+        ),
+        will_topic=topics.CENTRAL_PRESENCE.of(worker=config.worker),
+        keepalive_s=config.keepalive_s,
+        reconnect_min_s=config.reconnect_min_s,
+        reconnect_max_s=config.reconnect_max_s,
+        settled_s=config.reconnect_max_s,
+    )
+
+
+def run(config: CentralConfig) -> None:
+    """Run one worker until SIGTERM or SIGINT."""
+    store = open_store(config)
+    inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
+    link = Link(
+        link_settings(config), lambda _: codec.encode(subscriber.presence(online=False)), inbox.put, SystemRandom()
+    )
+    subscriber = Subscriber(config, store, link, SystemRandom(), wall_clock_ms, time.monotonic())
+    stopping: list[bool] = []
+
+    def stop() -> None:
+        stopping.append(True)
+        inbox.wake()
+
+    on_stop_signal(stop)
+    link.start()
+    notify_systemd("READY=1")
+    log.info("started", extra={"also": {"central_id": store.central_id, "worker": config.worker}})
+    _turn(config, subscriber, inbox, stopping)
+    notify_systemd("STOPPING=1")
+    subscriber.stop()
+    link.stop()
+    store.close()
+    log.info("stopped")
+
+
+def _turn(config: CentralConfig, subscriber: Subscriber, inbox: Inbox[Event], stopping: list[bool]) -> None:
+    watchdog = Watchdog(os.environ)
+    while not stopping:
+        wait_s = max(0.0, subscriber.next_deadline() - time.monotonic())
+        events = inbox.take(min(wait_s, watchdog.every_s or wait_s), config.batch_messages, config.batch_bytes)
+        if events:
+            subscriber.handle_all(events, time.monotonic())
+        subscriber.tick(time.monotonic())
+        watchdog.turn(time.monotonic())

@@ -1,0 +1,214 @@
+"""``tillstream edge``: the agent, and the few things a person or a POS does beside it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from wire.program import EXIT_FAILED, EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr, read_config
+
+from .config import EdgeConfig
+
+
+class AgentDownError(Exception):
+    """Nobody answers on the agent's socket."""
+
+
+def _fail(text: str, code: int = EXIT_FAILED) -> click.exceptions.Exit:
+    click.echo(f"tillstream edge: {text}", err=True)
+    return click.exceptions.Exit(code)
+
+
+@click.group()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Instead of /etc/tillstream/edge.toml.")
+@click.pass_context
+def edge(context: click.Context, path: Path | None) -> None:
+    """Take documents on a till, keep them, and hand them to central when it asks.
+
+    \b
+    Example:
+      tillstream edge run                      the agent, in the foreground
+      tillstream edge append receipt.json      hand over a document by hand
+      tillstream edge status                   what central has, and what it lacks
+    """
+    try:
+        context.obj = read_config(EdgeConfig, "edge", path, os.environ)
+    except ConfigError as problem:
+        raise _fail(str(problem)) from problem
+
+
+@edge.command()
+@click.pass_obj
+def run(config: EdgeConfig) -> None:
+    """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
+    from .outbox import OutboxBusyError
+    from .service import run as run_agent
+
+    log_to_stderr(config.log_level)
+    try:
+        run_agent(config)
+    except (ConfigError, OutboxBusyError) as problem:
+        raise _fail(str(problem)) from problem
+
+
+@edge.command()
+@click.argument("files", type=click.File("rb"), nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each document.")
+@click.pass_obj
+def append(config: EdgeConfig, files: tuple[BinaryIO, ...], as_json: bool) -> None:
+    """Hand over documents, one a file (standard input without a FILE, or -).
+
+    While the agent is down they are left in the spool folder, and it takes them from there.
+
+    \b
+    Example:
+      echo '{"document_id": "42", "transaction_type": "no_sale", …}' | tillstream edge append
+    """
+    givens = [file.read() for file in files] or [sys.stdin.buffer.read()]
+    for given in givens:
+        told = _append(config, given)
+        click.echo(json.dumps(told) if as_json else _tell_appended(told))
+
+
+def _append(config: EdgeConfig, given: bytes) -> dict[str, Any]:
+    from .intake.folder import put
+    from .intake.prepare import NotADocumentError, prepare
+    from .service import make_document_id
+
+    try:
+        prepared = prepare(given, config.intake_limit_bytes, make_document_id)
+        status, told = _ask(config, "POST", "/documents", prepared.body)
+    except NotADocumentError as problem:
+        raise _fail(str(problem)) from problem
+    except AgentDownError:
+        try:
+            put(Path(config.spool_dir), make_document_id(), prepared.body)
+        except OSError as problem:
+            raise _fail(f"the agent is down, and the spool: {problem}", EXIT_NOT_REACHABLE) from problem
+        return {"document_id": prepared.document_id, "spooled": True}
+    if status >= 400:
+        raise _fail(f"{told.get('title')}: {told.get('detail')}")
+    return told
+
+
+def _tell_appended(told: dict[str, Any]) -> str:
+    if told.get("spooled"):
+        return f"{told['document_id']}: the agent is down; left in the spool"
+    return f"{told['document_id']}: number {told['sequence']}"
+
+
+@edge.command()
+@click.option("--urgent", is_flag=True, help="Ask central to come at once, past its debounce.")
+@click.pass_obj
+def ring(config: EdgeConfig, urgent: bool) -> None:
+    """Ring now, as the POS's hook does."""
+    try:
+        descriptor = os.open(config.fifo_path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as problem:
+        raise _fail(f"the agent does not run: {problem}", EXIT_NOT_REACHABLE) from problem
+    with os.fdopen(descriptor, "wb") as fifo:
+        fifo.write(b"u" if urgent else b"r")
+
+
+@edge.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if documents wait and nobody can fetch them.")
+@click.pass_obj
+def status(config: EdgeConfig, as_json: bool, exit_code: bool) -> None:
+    """Show what central has and what it lacks; answers while the agent is down too."""
+    told = _status(config, "/status")
+    click.echo(json.dumps(told) if as_json else _tell_status(told))
+    if exit_code and told["unsent"] and not told.get("connected"):
+        sys.exit(EXIT_FINDINGS)
+
+
+@edge.command()
+@click.option("--most", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def pending(config: EdgeConfig, most: int, as_json: bool) -> None:
+    """List the documents that central is not known to have, oldest first."""
+    documents = _status(config, f"/pending?most={most}", most).get("pending", [])
+    if as_json:
+        click.echo(json.dumps(documents))
+        return
+    for document in documents:
+        click.echo(f"{document['sequence']:>8}  {document['size_bytes']:>8} bytes  {document['document_id']}")
+
+
+def _status(config: EdgeConfig, target: str, most: int = 0) -> dict[str, Any]:
+    try:
+        return _ask(config, "GET", target)[1]
+    except AgentDownError:
+        return _status_of_file(config, most)
+
+
+def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
+    """Ask the outbox itself; its lock proves that no agent has it open."""
+    from .agent import outbox_status, wall_clock_ms
+    from .outbox import OutboxBusyError
+    from .service import open_outbox
+
+    if not config.outbox_path.exists():
+        raise _fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
+    try:
+        outbox = open_outbox(config)
+    except OutboxBusyError as problem:
+        raise _fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
+    told = {
+        "agent": "down",
+        "till_id": config.till_id,
+        "connected": False,
+        **outbox_status(outbox, wall_clock_ms(), most),
+    }
+    outbox.close()
+    return told
+
+
+def _tell_status(told: dict[str, Any]) -> str:
+    link = "connected" if told["connected"] else f"not connected ({told.get('last_error') or told['agent']})"
+    lines = [
+        f"till     {told['till_id']}: agent {told['agent']}, {link}",
+        f"outbox   documents {told['oldest']}..{told['newest']} of stream {told['stream']}",
+        f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}",
+        f"unsent   {told['unsent']}" + _tell_age(told["oldest_unsent_age_s"]),
+    ]
+    if told["card_numbers_masked"]:
+        lines.append(f"finding  card_number: {told['card_numbers_masked']} masked; the POS puts them into tenders")
+    return "\n".join(lines)
+
+
+def _tell_age(age_s: float | None) -> str:
+    return "" if age_s is None else f", the oldest since {age_s:.0f} s"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over the agent's Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _ask(config: EdgeConfig, method: str, target: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+    connection = _UnixConnection(config.socket_path, config.intake_timeout_s + 1)
+    try:
+        connection.request(method, target, body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except (OSError, http.client.HTTPException) as problem:
+        raise AgentDownError(str(problem)) from problem
+    finally:
+        connection.close()

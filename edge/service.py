@@ -1,0 +1,191 @@
+"""Puts the till's parts together and runs them until told to stop."""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import time
+from concurrent.futures import TimeoutError as AnswerTimeoutError
+from pathlib import Path
+from random import SystemRandom
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+from wire import topics
+from wire.inbox import Inbox
+from wire.link import Link, LinkSettings
+from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
+
+from .agent import Agent, AsideFullError, Event, Handed, RingAsked, StatusAsked, wall_clock_ms
+from .config import EdgeConfig
+from .intake import fifo, http_socket
+from .intake.http_socket import Answer, SocketLimits, problem
+from .intake.prepare import NotADocumentError
+from .outbox import Outbox, OutboxFullError, OutboxLimits
+from .syps import Syps, SypsLimits
+
+log = logging.getLogger("tillstream.edge")
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+EVENTS_A_TURN = 100
+
+
+def random_name(length: int = 22) -> str:
+    """Return a random name; 22 characters hold 130 bits."""
+    return "".join(SystemRandom().choices(_ALPHABET, k=length))
+
+
+def make_document_id() -> str:
+    """Name a document that came without an id of its own."""
+    return str(uuid4())
+
+
+def open_outbox(config: EdgeConfig) -> Outbox:
+    """Open the till's outbox, making its folder first."""
+    Path(config.state_dir).mkdir(parents=True, exist_ok=True)
+    limits = OutboxLimits(config.outbox_limit_bytes, config.ballast_bytes)
+    return Outbox(config.outbox_path, limits, random_name)
+
+
+def make_core(config: EdgeConfig, outbox: Outbox) -> Syps:
+    """Return the till's protocol over what the outbox holds."""
+    return Syps(
+        head=outbox.head(),
+        boot_id=random_name(8),
+        own_central=config.central_id or outbox.central_id,
+        limits=SypsLimits(
+            ring_on_append=config.ring_on_append,
+            ring_again_s=config.ring_again_s,
+            ring_again_max_s=config.ring_again_max_s,
+            presence_every_s=config.presence_every_s,
+            prune_every_s=config.prune_every_s,
+            new_streams_per_hour=config.new_streams_per_hour,
+        ),
+        rng=SystemRandom(),
+    )
+
+
+def link_settings(config: EdgeConfig) -> LinkSettings:
+    """Return where this till connects, as whom, and what it listens to."""
+    till = config.till_id
+    return LinkSettings(
+        host=config.broker_host,
+        port=config.broker_port,
+        client_id=till,
+        token=read_secret(config.token, config.token_file, "token"),
+        subscriptions=(
+            topics.UPLOAD_REQUEST.of(till=till),
+            topics.SALES_STORED.of(till=till),
+            topics.CENTRAL_PRESENCE.of(),
+        ),
+        will_topic=topics.TILL_PRESENCE.of(till=till),
+        keepalive_s=config.keepalive_s,
+        reconnect_min_s=config.reconnect_min_s,
+        reconnect_max_s=config.reconnect_max_s,
+    )
+
+
+def run(config: EdgeConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT; documents are taken whether or not the broker can be reached."""
+    outbox = open_outbox(config)
+    inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
+    link = Link(link_settings(config), lambda number: agent.presence(number, online=False), inbox.put, SystemRandom())
+    agent = Agent(config, outbox, make_core(config, outbox), link, wall_clock_ms)
+    stopping: list[bool] = []
+
+    def stop() -> None:
+        stopping.append(True)
+        inbox.wake()
+
+    on_stop_signal(stop)
+    stop_socket = _open_doors(config, inbox)
+    link.start()
+    notify_systemd("READY=1")
+    log.info("started", extra={"till": config.till_id, "stream": outbox.head().stream, "through": outbox.head().newest})
+    _turn(agent, inbox, stopping)
+    notify_systemd("STOPPING=1")
+    stop_socket()
+    agent.stop()
+    link.stop()
+    outbox.close()
+    log.info("stopped", extra={"till": config.till_id})
+
+
+def _turn(agent: Agent, inbox: Inbox[Event], stopping: list[bool]) -> None:
+    watchdog = Watchdog(os.environ)
+    while not stopping:
+        wait_s = max(0.0, agent.next_deadline() - time.monotonic())
+        for event in inbox.take(min(wait_s, watchdog.every_s or wait_s), EVENTS_A_TURN):
+            agent.handle(event, time.monotonic())
+        agent.tick(time.monotonic())
+        watchdog.turn(time.monotonic())
+
+
+def _open_doors(config: EdgeConfig, inbox: Inbox[Event]) -> http_socket.Stop:
+    for folder in (config.run_dir, config.spool_dir):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    group_id = _group_id(config.pos_group)
+    if group_id is not None:  # The POS's hook leaves documents in the spool while the agent is down.
+        os.chown(config.spool_dir, -1, group_id)
+        Path(config.spool_dir).chmod(0o2770)
+    fifo.listen(config.fifo_path, lambda urgent: inbox.put(RingAsked(urgent=urgent), 1), group_id)
+    limits = SocketLimits(config.intake_connections, config.intake_timeout_s, config.intake_limit_bytes)
+    door = Door(inbox, config.intake_timeout_s)
+    return http_socket.listen(config.socket_path, door.ask, limits, group_id)
+
+
+def _group_id(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+class Door:
+    """What the socket's threads may ask of the agent's one thread."""
+
+    def __init__(self, inbox: Inbox[Event], timeout_s: float) -> None:
+        self._inbox, self._timeout_s = inbox, timeout_s
+
+    def ask(self, method: str, target: str, body: bytes) -> Answer:
+        """Answer one HTTP request; a document's answer comes after its commit."""
+        url = urlsplit(target)
+        query = parse_qs(url.query)
+        match method, url.path:
+            case "POST", "/documents":
+                return self._hand_over(body)
+            case "POST", "/ring":
+                self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1)
+                return Answer(202, {"rung": True})
+            case "GET", "/status":
+                return self._status(0)
+            case "GET", "/pending":
+                most = query.get("most", ["100"])[0]
+                return self._status(min(int(most), 10_000) if most.isdigit() else 100)
+        return problem(404, "Not found", "POST /documents, POST /ring, GET /status and GET /pending are served")
+
+    def _hand_over(self, body: bytes) -> Answer:
+        handed = Handed(body, make_document_id)
+        if not self._inbox.put(handed, len(body) + 64):
+            return problem(503, "Busy", "too much waits to be taken in; repeat with the same document_id")
+        try:
+            taken = handed.answer.result(self._timeout_s)
+        except NotADocumentError as refused:
+            return problem(400, "Not a document", str(refused))
+        except (OutboxFullError, AsideFullError) as full:
+            return problem(507, "No room", str(full))
+        except AnswerTimeoutError:
+            return problem(503, "Busy", "not durable yet; repeat with the same document_id")
+        answer = {"sequence": taken.appended.sequence, "document_id": taken.document_id}
+        if taken.is_oversize:
+            return Answer(202, {**answer, "detail": "over document_limit_bytes: kept aside, a stub takes its number"})
+        return Answer(201 if taken.appended.is_new else 200, answer)
+
+    def _status(self, pending: int) -> Answer:
+        asked = StatusAsked(pending)
+        self._inbox.put(asked)
+        try:
+            return Answer(200, asked.answer.result(self._timeout_s))
+        except AnswerTimeoutError:
+            return problem(503, "Busy", "the agent did not answer in time")
