@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 from random import SystemRandom
-from uuid import uuid4
+from string import ascii_letters, digits
 
 from wire import codec, topics
 from wire.inbox import Inbox
@@ -23,7 +23,7 @@ log = logging.getLogger("tillstream.central")
 
 def make_central_id() -> str:
     """Name a new database; tills believe only the central they know by this name."""
-    return str(uuid4())
+    return "".join(SystemRandom().choices(ascii_letters + digits, k=16))
 
 
 def wall_clock_ms() -> int:

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import TimeoutError as AnswerTimeoutError
 from pathlib import Path
 from random import SystemRandom
+from string import ascii_letters, digits
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
@@ -27,13 +28,12 @@ from .syps import Syps, SypsLimits
 
 log = logging.getLogger("tillstream.edge")
 
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 EVENTS_A_TURN = 100
 
 
 def random_name(length: int = 22) -> str:
     """Return a random name; 22 characters hold 130 bits."""
-    return "".join(SystemRandom().choices(_ALPHABET, k=length))
+    return "".join(SystemRandom().choices(ascii_letters + digits, k=length))
 
 
 def make_document_id() -> str:
