@@ -1,7 +1,28 @@
-"""What all tests share: the options."""
+"""What all tests share: the options, and the rule that the gate skips nothing it did not expect."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+
+EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=4711, help="the simulated run that test_replay replays")
+
+
+def expected_skips():
+    lines = EXPECTED_SKIPS.read_text("utf-8").splitlines()
+    return {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Name what was skipped; under TILLSTREAM_ALL=1 an unexpected skip fails the run."""
+    skipped = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
+    unexpected = sorted(skipped - expected_skips())
+    if unexpected and os.environ.get("TILLSTREAM_ALL"):
+        terminalreporter.section("skipped, and not listed in tests/expected_skips.txt", red=True)
+        for nodeid in unexpected:
+            terminalreporter.line(nodeid)
+        terminalreporter._session.exitstatus = 1

