@@ -5,7 +5,7 @@ A document is judged once, here. What is refused keeps its number and its exact 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
@@ -19,8 +19,7 @@ Code = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, gc=False, frozen=True):
     """What people search a document by; ``total_minor`` is what was paid or moved, None where nothing was."""
 
     document_id: str
@@ -35,8 +34,7 @@ class Accepted:
     is_training: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, gc=False, frozen=True):
     """Why a document goes to quarantine; the reason names the field and the limit."""
 
     document_id: str
@@ -70,7 +68,9 @@ def judge(till: str, body: bytes) -> Accepted | Refused:
         return Refused(document.document_id, "bad_schema", f"closed_at or business_day: {problem}")
     if document.till_id is not None and document.till_id != till:
         return Refused(document.document_id, "wrong_till", f"till_id is {document.till_id}, it came from {till}")
-    refusal = _check_sums(document) if document.transaction_type in RECEIPT_TYPES else None
+    refusal = _check_decimals(document)
+    if refusal is None and document.transaction_type in RECEIPT_TYPES:
+        refusal = _check_sums(document)
     return refusal or Accepted(
         document.document_id,
         document.transaction_type,
@@ -89,6 +89,24 @@ def _total_minor(document: Document) -> int | None:
     if document.transaction_type in CASH_TYPES:
         return document.cash.amount_minor if document.cash else None
     return document.totals.total_minor if document.totals else None
+
+
+# -- Numbers -----------------------------------------------------------------------------------------------------------
+
+_DECIMALS = re.compile(r"(?:-?[0-9]{1,15}(?:\.[0-9]{1,6})?\n)*")
+
+
+def _check_decimals(document: Document) -> Refused | None:
+    """Check all decimal texts of a document in one match; a line break within one must not pass for two."""
+    texts = [text for line in document.lines for text in (line.quantity, line.unit_price)]
+    texts += [tax.rate for line in document.lines for tax in line.taxes if tax.rate is not None]
+    texts += [tax.rate for tax in document.taxes if tax.rate is not None]
+    texts += [discount.rate for discount in document.discounts if discount.rate is not None]
+    joined = "\n".join([*texts, ""])
+    if joined.count("\n") == len(texts) and _DECIMALS.fullmatch(joined):
+        return None
+    wrong = next(text for text in texts if "\n" in text or not _DECIMALS.fullmatch(text + "\n"))
+    return Refused(document.document_id, "bad_schema", f"a quantity, price or rate is no decimal number: {wrong!r}")
 
 
 # -- Sums --------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ Code = Annotated[str, Meta(max_length=64)]
 Minor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 SignedMinor = Annotated[int, Meta(ge=-(2**53 - 1), le=2**53 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Decimal = Annotated[str, Meta(pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$")]
+Decimal = Annotated[str, Meta(max_length=23, description=r"a decimal number, -?[0-9]{1,15}(\.[0-9]{1,6})?")]
+"""Whether it really is one is checked by the judge, for all of a document at once: a pattern costs a call each."""
+
 Timestamp = Annotated[
     str,
     Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"),
@@ -43,7 +45,7 @@ DocumentId = Annotated[str, Meta(min_length=1, max_length=DOCUMENT_ID_MAX)]
 Flag = Literal["training", "offline"]
 
 
-class Tax(Struct, frozen=True, kw_only=True):
+class Tax(Struct, gc=False, frozen=True, kw_only=True):
     """A tax sum. Rates are text, not an enumeration: they change by law."""
 
     tax_id: Code
@@ -53,7 +55,7 @@ class Tax(Struct, frozen=True, kw_only=True):
     amount_minor: Minor
 
 
-class Mark(Struct, frozen=True, kw_only=True):
+class Mark(Struct, gc=False, frozen=True, kw_only=True):
     """A marking code, base64 of its exact bytes (it holds control characters)."""
 
     code: Text
@@ -61,7 +63,7 @@ class Mark(Struct, frozen=True, kw_only=True):
     serial: Code = ""
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class Line(Struct, gc=False, frozen=True, kw_only=True):
     """A line of a receipt (ARTS LineItem). A voided line is kept and left out of all sums."""
 
     line_number: Number
@@ -81,7 +83,7 @@ class Line(Struct, frozen=True, kw_only=True):
     marks: tuple[Mark, ...] = ()
 
 
-class Discount(Struct, frozen=True, kw_only=True):
+class Discount(Struct, gc=False, frozen=True, kw_only=True):
     """A price modifier (ARTS RetailPriceModifier)."""
 
     scope: Literal["line", "basket"] = "line"
@@ -92,7 +94,7 @@ class Discount(Struct, frozen=True, kw_only=True):
     promotion_id: Code = ""
 
 
-class Tender(Struct, frozen=True, kw_only=True):
+class Tender(Struct, gc=False, frozen=True, kw_only=True):
     """A payment. ``amount_minor`` is what was applied; tendered and change are what changed hands."""
 
     tender_number: Number
@@ -117,7 +119,7 @@ class Tender(Struct, frozen=True, kw_only=True):
     auth_code: Code = ""
 
 
-class Totals(Struct, frozen=True, kw_only=True):
+class Totals(Struct, gc=False, frozen=True, kw_only=True):
     """A receipt's sums. ``total_minor`` is what is paid; the unvoided lines plus rounding make it."""
 
     gross_minor: Minor = 0
@@ -127,14 +129,14 @@ class Totals(Struct, frozen=True, kw_only=True):
     total_minor: Minor
 
 
-class Operator(Struct, frozen=True, kw_only=True):
+class Operator(Struct, gc=False, frozen=True, kw_only=True):
     """Who was at the till (ARTS Operator, FFD 1021)."""
 
     operator_id: Code
     name: Text = ""
 
 
-class Original(Struct, frozen=True, kw_only=True):
+class Original(Struct, gc=False, frozen=True, kw_only=True):
     """The document that a return, post-void or correction refers to."""
 
     document_id: Code = ""
@@ -144,7 +146,7 @@ class Original(Struct, frozen=True, kw_only=True):
     fiscal_sign: Code = ""
 
 
-class Cash(Struct, frozen=True, kw_only=True):
+class Cash(Struct, gc=False, frozen=True, kw_only=True):
     """A cash movement (ARTS TenderControlTransaction)."""
 
     amount_minor: Minor
@@ -152,14 +154,14 @@ class Cash(Struct, frozen=True, kw_only=True):
     counterparty: Text = ""
 
 
-class CountedSum(Struct, frozen=True, kw_only=True):
+class CountedSum(Struct, gc=False, frozen=True, kw_only=True):
     """How many and how much, of one transaction type, tender or tax."""
 
     count: Number = 0
     amount_minor: Minor = 0
 
 
-class Shift(Struct, frozen=True, kw_only=True):
+class Shift(Struct, gc=False, frozen=True, kw_only=True):
     """What a shift adds up to; central reconciles its own sums against the closing one (FFD 5, Z-report)."""
 
     opened_at: Timestamp | None = None
@@ -173,7 +175,7 @@ class Shift(Struct, frozen=True, kw_only=True):
     counted_cash_minor: Minor | None = None
 
 
-class Fiscal(Struct, frozen=True, kw_only=True):
+class Fiscal(Struct, gc=False, frozen=True, kw_only=True):
     """A fiscal block; its scheme says which country's. Identifiers are text: real files show them both ways."""
 
     scheme: Code
@@ -189,7 +191,7 @@ class Fiscal(Struct, frozen=True, kw_only=True):
     operation_type: Number | None = None
 
 
-class Document(Struct, frozen=True, kw_only=True):
+class Document(Struct, gc=False, frozen=True, kw_only=True):
     """Anything the till closes and numbers."""
 
     document_id: DocumentId
@@ -218,14 +220,14 @@ class Document(Struct, frozen=True, kw_only=True):
     fiscal: tuple[Fiscal, ...] = ()
 
 
-class Raw(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Raw(Struct, gc=False, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What stands in a stream for something that was no JSON object: its exact bytes, base64."""
 
     document_id: DocumentId
     raw: bytes
 
 
-class Oversize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Oversize(Struct, gc=False, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What stands in a stream for a document over ``document_limit_bytes``; the till keeps the bytes aside."""
 
     document_id: DocumentId
