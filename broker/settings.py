@@ -1,0 +1,86 @@
+"""Every key of /etc/tillstream/broker.toml with its bound, and what of it amqtt is told.
+
+Pure: reads no file and no clock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+MIB = 1024 * 1024
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+KeepAlive = Annotated[int, Meta(ge=1, le=65_535)]
+Window = Annotated[int, Meta(ge=1, le=60_000)]
+"""Packet identifiers are 16 bits; a window below that always leaves a free one."""
+
+
+class BrokerConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One flat table; a size is in bytes, a wait in seconds, and nothing is without a bound."""
+
+    listen: str = "127.0.0.1:1883"
+    fleet_key_file: str = "/etc/tillstream/fleet.key"
+    deny_file: str = "/etc/tillstream/deny"
+    deny_check_s: Seconds = 1.0
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_ca_file: str | None = None
+    connections_max: Count = 12_000
+    connect_timeout_s: Seconds = 10.0
+    connect_limit_bytes: Count = 16 * 1024
+    keepalive_max_s: KeepAlive = 600
+    packet_limit_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] = 2 * MIB
+    topic_limit_bytes: Annotated[int, Meta(ge=16, le=65_535)] = 256
+    publishes_per_s_max: Count = 10_000
+    subscriptions_max: Count = 64
+    inflight_max: Window = 1000
+    queue_max_messages: Count = 10_000
+    queue_max_bytes: Count = 64 * MIB
+    queues_total_max_bytes: Count = 512 * MIB
+    write_buffer_bytes: Count = 256 * 1024
+    retained_max: Count = 100_000
+    retained_total_max_bytes: Count = 256 * MIB
+
+    def __post_init__(self) -> None:
+        host, _ = self.address()
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("`tls_cert_file` and `tls_key_file` go together: set both or neither")
+        if self.tls_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("`tls_ca_file` needs `tls_cert_file` and `tls_key_file`")
+        if self.tls_cert_file is None and not is_loopback(host):
+            raise ValueError(
+                f"`listen` = {self.listen!r} can be reached from outside, and tokens would cross the network readable: "
+                "set `tls_cert_file` and `tls_key_file`, or listen on 127.0.0.1",
+            )
+
+    def address(self) -> tuple[str, int]:
+        """Return host and port of ``listen``; port 0 lets the system choose one."""
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ValueError(f"`listen` = {self.listen!r} is not host:port, such as 127.0.0.1:1883 or [::1]:1883")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach a host; a name other than localhost may lead anywhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def amqtt_config(config: BrokerConfig) -> dict[str, Any]:
+    """Return what amqtt is configured with: one listener and no plugins.
+
+    Leaving ``plugins`` out would give anonymous access and a log line for every packet.
+    """
+    listener: dict[str, Any] = {"type": "tcp", "bind": config.listen, "ssl": config.tls_cert_file is not None}
+    if config.tls_cert_file is not None:
+        listener |= {"certfile": config.tls_cert_file, "keyfile": config.tls_key_file}
+    if config.tls_ca_file is not None:
+        listener["cafile"] = config.tls_ca_file
+    return {"listeners": {"default": listener}, "plugins": {}}
