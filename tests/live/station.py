@@ -1,0 +1,203 @@
+"""A shop on this machine: real processes of broker, central and tills on ports from the system, each killable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Self
+
+from brokers import CENTRALS, FLEET_KEY, MOSQUITTO, ROOT, TILLS, _password_line, _write_secret, free_port, wait_until
+
+from broker.access import mosquitto_acl
+from broker.tokens import token_of
+from fleet import ledger
+from fleet.baskets import Register
+from fleet.catalogue import make_catalogue
+from fleet.pos import FirstThat, Journal, Pos, Socket, SpoolFolder, ring
+
+START_MS = 1_772_000_000_000
+
+
+class Program:
+    """One process, that can be killed and started again; its output goes to a file."""
+
+    def __init__(self, log: Path, command: list[str], environment: dict[str, str]) -> None:
+        self._log, self._command = log, command
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TILLSTREAM_")}
+        self._environment = {**kept, **environment}
+        self.process = None
+        self.kills = 0
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.kills += 1
+
+    def stop(self) -> int:
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text("utf-8", "replace")
+
+
+def tillstream(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tillstream", *arguments]
+
+
+class Till:
+    """A till: its agent's process, and the POS beside it with books of its own."""
+
+    def __init__(self, station: Station, till_id: str, catalogue) -> None:
+        self.till_id, self.folder = till_id, station.folder / till_id
+        self.environment = station.environment(
+            till_id,
+            TILL_ID=till_id,
+            STATE_DIR=str(self.folder / "state"),
+            RUN_DIR=str(self.folder / "run"),
+            SPOOL_DIR=str(self.folder / "spool"),
+            RECONNECT_MIN_S="0.2",
+            RECONNECT_MAX_S="1",
+            RING_AGAIN_S="2",
+        )
+        (self.folder / "spool").mkdir(parents=True)
+        self.agent = Program(station.folder / f"{till_id}.log", tillstream("edge", "run"), self.environment)
+        self.socket = self.folder / "run" / "edge.sock"
+        hand_over = FirstThat(Socket(self.socket), SpoolFolder(self.folder / "spool"))
+        books = station.folder / "books"
+        self.pos = Pos(
+            ledger.Ledger(books, till_id, fsync=False),
+            Journal(books, till_id, fsync=False),
+            hand_over,
+            after_close=lambda: ring(self.folder / "run" / "ring"),
+        )
+        self._register = Register(till_id, Random(till_id), catalogue)
+        self._now_ms = START_MS
+
+    def start(self) -> None:
+        self.agent.start()
+        assert wait_until(self.is_open), self.agent.log()
+
+    def is_open(self) -> bool:
+        """Say whether the agent answers: a killed agent leaves its socket's file behind."""
+        done = subprocess.run(
+            tillstream("edge", "status"),
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            check=False,
+        )
+        return b"agent running" in done.stdout
+
+    def close_documents(self, count: int) -> None:
+        for _ in range(count):
+            self._now_ms += 60_000
+            self.pos.close(self._register.close_next(self._now_ms))
+
+
+class Station:
+    """Broker, central and tills; the proof compares the POS's books with central's database."""
+
+    def __init__(self, folder: Path, kind: str, tills: int) -> None:
+        self.folder, self.kind, self.port = folder, kind, free_port()
+        self.database = folder / "central.db"
+        (folder / "books").mkdir()
+        catalogue = make_catalogue(Random(7))
+        self.broker = self._broker()
+        self.central = Program(
+            folder / "central.log",
+            tillstream("central", "run"),
+            self.environment("central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1"),
+        )
+        self.tills = [Till(self, till_id, catalogue) for till_id in TILLS[:tills]]
+
+    def environment(self, user: str, **keys: str) -> dict[str, str]:
+        keys |= {"BROKER_PORT": str(self.port), "TOKEN": token_of(FLEET_KEY, user), "DATABASE": str(self.database)}
+        return {f"TILLSTREAM_{key}": value for key, value in keys.items()}
+
+    def _broker(self) -> Program:
+        log = self.folder / "broker.log"
+        if self.kind == "embedded":
+            _write_secret(self.folder / "fleet.key", FLEET_KEY)
+            keys = {"LISTEN": f"127.0.0.1:{self.port}", "FLEET_KEY_FILE": str(self.folder / "fleet.key")}
+            keys["DENY_FILE"] = str(self.folder / "deny")
+            return Program(
+                log, tillstream("broker", "run"), {f"TILLSTREAM_{key}": value for key, value in keys.items()}
+            )
+        _write_secret(self.folder / "passwords", "".join(map(_password_line, TILLS[:20] + CENTRALS)).encode())
+        _write_secret(self.folder / "acl", mosquitto_acl(len(CENTRALS)).encode())
+        lines = [
+            f"listener {self.port} 127.0.0.1",
+            "allow_anonymous false",
+            f"password_file {self.folder / 'passwords'}",
+            f"acl_file {self.folder / 'acl'}",
+            "use_username_as_clientid true",
+            "max_inflight_messages 1000",
+            "max_queued_messages 20000",
+            "set_tcp_nodelay true",
+            *(["user root"] if os.geteuid() == 0 else []),
+        ]
+        (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n", "utf-8")
+        return Program(log, [MOSQUITTO, "-c", str(self.folder / "mosquitto.conf")], {})
+
+    def __enter__(self) -> Self:
+        self.broker.start()
+        self.central.start()
+        for till in self.tills:
+            till.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for program in (*(till.agent for till in self.tills), self.central, self.broker):
+            program.stop()
+
+    def query(self, statement: str) -> list[tuple]:
+        if not self.database.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
+            try:
+                return database.execute(statement).fetchall()
+            except sqlite3.OperationalError as problem:
+                if "no such table" in str(problem):
+                    return []
+                raise
+
+    def stored(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Return count and money by till and type, as central's database has them."""
+        rows = self.query(
+            "SELECT till_id, transaction_type, count(*), coalesce(sum(total_minor), 0) FROM document GROUP BY 1, 2"
+        )
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        for till, kind, count, total_minor in rows:
+            found.setdefault(till, {})[kind] = (count, total_minor)
+        return found
+
+    def closed(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Return the same as the POS's own books have it."""
+        return ledger.add_up_folder(self.folder / "books")
+
+    def unsent(self) -> int:
+        """Return how many documents were closed and are not committed, at this moment."""
+        closed = sum(count for till in self.closed().values() for count, _ in till.values())
+        return closed - sum(count for till in self.stored().values() for count, _ in till.values())
+
+    def is_proven(self) -> bool:
+        return self.closed() == self.stored()
