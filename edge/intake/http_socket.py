@@ -25,6 +25,9 @@ class Answer:
     body: dict[str, Any]
 
 
+STOP_WITHIN_S = 1.0
+"""How often the socket's thread looks whether it should end; each look is a wake-up of an idle till."""
+
 Stop = Callable[[], None]
 Ask = Callable[[str, str, bytes], Answer]
 """Takes method, path and body, from any thread; answers when what was asked is done."""
@@ -113,7 +116,7 @@ def listen(path: Path, ask: Ask, limits: SocketLimits, group_id: int | None) -> 
     path.chmod(0o660)
     if group_id is not None:
         os.chown(path, -1, group_id)
-    threading.Thread(target=server.serve_forever, args=(0.1,), name="intake", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(STOP_WITHIN_S,), name="intake", daemon=True).start()
 
     def stop() -> None:
         server.shutdown()

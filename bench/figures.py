@@ -1,0 +1,28 @@
+"""What a figure is: a value beside its limit from the same run, and whether the goal is met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; ``goal`` is text for people, ``met`` is None where there is nothing to meet."""
+
+    part: str
+    name: str
+    value: str
+    limit: str
+    goal: str
+    met: bool | None = None
+
+
+def middle(values: list[float]) -> str:
+    """Return the median and the spread of repeated measurements."""
+    return f"{median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
+
+
+def middle_ratio(values: list[float]) -> str:
+    """Return the median and the spread of ratios."""
+    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"

@@ -1,0 +1,61 @@
+"""Print every figure beside its limit, measured in the same run; ``--only PART``, ``--json FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PARTS = {
+    "backlog": "ingest",
+    "link": "link_bytes",
+    "till": "till",
+    "simulation": "simulation",
+}
+
+
+def main() -> int:
+    """Measure the parts one after the other: two at once would measure each other."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
+    options.add_argument("--json", type=Path, help="write the figures to this file too")
+    chosen = options.parse_args()
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, commit {_commit()}\n")
+    print("| part | figure | measured | limit in the same run | goal | met |")
+    print("|---|---|---|---|---|---|", flush=True)
+    figures = []
+    for part in chosen.only or PARTS:
+        for figure in import_module(PARTS[part]).measure():
+            met = {True: "yes", False: "**no**", None: ""}[figure.met]
+            row = (figure.part, figure.name, figure.value, figure.limit, figure.goal, met)
+            print("| " + " | ".join(row) + " |", flush=True)
+            figures.append(asdict(figure))
+    if chosen.json:
+        chosen.json.write_text(json.dumps({"commit": _commit(), "machine": _machine(), "figures": figures}, indent=1))
+    return 0
+
+
+def _machine() -> str:
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {system}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

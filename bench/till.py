@@ -1,0 +1,162 @@
+"""What an agent costs a till: memory, idle CPU, fsyncs for a document, the hook, the libraries."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import distribution
+from pathlib import Path
+
+from figures import Figure
+from material import bodies
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS, IDLE_S, HOOKS = 200, 30, 200
+LIBRARIES = ("paho-mqtt", "peewee", "msgspec", "click")
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def measure() -> list[Figure]:
+    """Measure one real agent process; no broker is needed to take documents."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        agent, started_s = _start(folder, [])
+        try:
+            hand_over(folder, bodies("till-1", DOCUMENTS))
+            memory_mib = _status_kib(agent.pid, "VmRSS") / 1024
+            hook_ms = _hook_ms(folder)
+            idle = _idle_cpu(agent.pid)
+        finally:
+            _stop(agent)
+    return [
+        Figure(
+            "till",
+            f"agent's resident memory after {DOCUMENTS} documents, MiB",
+            f"{memory_mib:.1f}",
+            "",
+            "≤ 40",
+            memory_mib <= 40,
+        ),
+        Figure("till", f"agent's CPU while idle for {IDLE_S} s, %", f"{idle:.2f}", "", "≤ 0.1", idle <= 0.1),
+        Figure("till", "start until documents are taken, s", f"{started_s:.2f}", "", "", None),
+        Figure("till", f"hook, median of {HOOKS}, ms", f"{hook_ms:.2f}", "", "≤ 5", hook_ms <= 5),
+        *_fsyncs(),
+        _installed(),
+    ]
+
+
+def _start(folder: Path, prefix: list[str]) -> tuple[subprocess.Popen, float]:
+    keys = {
+        "TILL_ID": "till-1", "TOKEN": "none", "BROKER_PORT": "1",
+        "STATE_DIR": folder / "state", "RUN_DIR": folder / "run", "SPOOL_DIR": folder / "spool",
+    }  # fmt: skip
+    environment = {**os.environ, **{f"TILLSTREAM_{key}": str(value) for key, value in keys.items()}}
+    started = time.perf_counter()
+    agent = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "tillstream", "edge", "run"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    while time.perf_counter() - started < 20:
+        try:
+            connection = _Unix(folder / "run" / "edge.sock")
+            connection.request("GET", "/status")
+            connection.getresponse().read()
+            break
+        except OSError:
+            time.sleep(0.02)
+    return agent, time.perf_counter() - started
+
+
+def _stop(agent: subprocess.Popen) -> None:
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(10)
+
+
+def hand_over(folder: Path, documents: list[bytes]) -> None:
+    """Hand documents over by the socket, one connection for all."""
+    connection = _Unix(folder / "run" / "edge.sock")
+    for body in documents:
+        connection.request("POST", "/documents", body)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 201, answer.status
+    connection.close()
+
+
+def _status_kib(pid: int, key: str) -> int:
+    text = Path(f"/proc/{pid}/status").read_text("ascii")
+    return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)[1])
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of all threads, in seconds (nanosecond counters, proc(5) schedstat)."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text("ascii").split()[0]) for thread in threads) / 1e9
+
+
+def _idle_cpu(pid: int) -> float:
+    before, started = _cpu_s(pid), time.perf_counter()
+    time.sleep(IDLE_S)
+    return 100 * (_cpu_s(pid) - before) / (time.perf_counter() - started)
+
+
+def _hook_ms(folder: Path) -> float:
+    environment = {**os.environ, "TILLSTREAM_FIFO": str(folder / "run" / "ring")}
+    times = []
+    for _ in range(HOOKS):
+        started = time.perf_counter()
+        subprocess.run(["sh", str(ROOT / "edge/scripts/unloadSales.sh")], env=environment, check=True)
+        times.append((time.perf_counter() - started) * 1000)
+    return sorted(times)[HOOKS // 2]
+
+
+def _fsyncs() -> list[Figure]:
+    """Count the agent's fsyncs from outside while it takes documents."""
+    name = "fsyncs for a document"
+    if not shutil.which("strace"):
+        return [Figure("till", name, "not measured: no strace", "", "1", None)]
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder, trace = Path(folder_name), Path(folder_name) / "trace"
+        traced = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(trace)]
+        tracer, _ = _start(folder, traced)
+        hand_over(folder, bodies("till-1", 1))
+        before = _syncs(trace)
+        hand_over(folder, bodies("till-1", DOCUMENTS + 1)[1:])
+        count = _syncs(trace) - before
+        agent = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text("ascii").split()
+        os.kill(int(agent[0]), signal.SIGTERM)
+        tracer.wait(10)
+    each = count / DOCUMENTS
+    return [Figure("till", name, f"{each:.3f} ({count} for {DOCUMENTS})", "", "1 (checkpoints apart)", each <= 1.1)]
+
+
+def _syncs(trace: Path) -> int:
+    return len(re.findall(r"f(?:data)?sync\(", trace.read_text("ascii", "replace")))
+
+
+def _installed() -> Figure:
+    size = 0
+    for name in LIBRARIES:
+        installed = distribution(name)
+        files = [Path(installed.locate_file(file)) for file in installed.files or ()]
+        size += sum(file.stat().st_size for file in files if file.exists() and file.suffix != ".pyc")
+    return Figure("till", "libraries that a till installs, MB", f"{size / 1e6:.1f}", "", "≤ 10", size <= 10_000_000)
