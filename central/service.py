@@ -11,7 +11,7 @@ from string import ascii_letters, digits
 
 from wire import codec, topics
 from wire.inbox import Inbox
-from wire.link import Link, LinkSettings
+from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .config import CentralConfig
@@ -52,6 +52,7 @@ def link_settings(config: CentralConfig) -> LinkSettings:
         ),
         will_topic=topics.CENTRAL_PRESENCE.of(worker=config.worker),
         keepalive_s=config.keepalive_s,
+        tls=trust(config.tls_ca_file),
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
         settled_s=config.reconnect_max_s,

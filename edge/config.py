@@ -25,6 +25,9 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     broker_port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
     token: str = ""
     token_file: str = ""
+    tls_ca_file: str = ""
+    """The certificate authority of the broker's certificate; empty connects without TLS."""
+
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
     reconnect_max_s: Seconds = 120

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from wire import topics
 from wire.inbox import Inbox
-from wire.link import Link, LinkSettings
+from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .agent import Agent, AsideFullError, Event, Handed, RingAsked, StatusAsked, wall_clock_ms
@@ -81,6 +81,7 @@ def link_settings(config: EdgeConfig) -> LinkSettings:
         ),
         will_topic=topics.TILL_PRESENCE.of(till=till),
         keepalive_s=config.keepalive_s,
+        tls=trust(config.tls_ca_file),
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import BinaryIO
 
 import click
@@ -36,3 +37,16 @@ def decode(file: BinaryIO) -> None:
     click.echo(codec.encode(upload.header).decode())
     for body in upload.bodies:
         click.echo(body.decode("utf-8", "replace"))
+
+
+@wire.command()
+def schema() -> None:
+    """Print the AsyncAPI document with the JSON Schemas of all messages and of the document.
+
+    \b
+    Example:
+      tillstream wire schema > docs/asyncapi.json
+    """
+    from .asyncapi import asyncapi
+
+    click.echo(json.dumps(asyncapi(), indent=1, ensure_ascii=False))

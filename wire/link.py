@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -56,6 +56,11 @@ class Acknowledged:
 
     generation: int
     mid: int
+
+
+def trust(ca_file: str) -> ssl.SSLContext | None:
+    """Return a context that believes only this certificate authority; None, no TLS, without one."""
+    return ssl.create_default_context(cafile=ca_file) if ca_file else None
 
 
 Event = Connected | Disconnected | Received | Acknowledged
@@ -106,14 +111,29 @@ class Backoff:
         return self._wait_s * self.rng.uniform(0.7, 1.3)
 
 
-class Connection:
-    """One paho client for one connection; whoever drives its socket (a thread, a selector) is not its business."""
+class Driver(Protocol):
+    """A loop that drives the sockets of many connections itself, by ``read``, ``write`` and ``tidy``."""
 
-    def __init__(self, settings: LinkSettings, generation: int, will: bytes, deliver: Deliver) -> None:
+    def opened(self, connection: Connection, sock: Any) -> None:
+        """Watch this socket for reading."""
+
+    def wants_write(self, connection: Connection) -> None:
+        """Call ``write`` soon."""
+
+    def closing(self, connection: Connection, sock: Any) -> None:
+        """Forget this socket: it is closed right after."""
+
+
+class Connection:
+    """One paho client for one connection; its socket is driven by paho's thread or by the given ``driver``."""
+
+    def __init__(
+        self, settings: LinkSettings, generation: int, will: bytes, deliver: Deliver, driver: Driver | None = None
+    ) -> None:
         self.generation = generation
         self.ended = threading.Event()
         self.is_up = False
-        self._settings, self._deliver = settings, deliver
+        self._settings, self._deliver, self._driver = settings, deliver, driver
         self.client = self._make_client(will)
 
     def _make_client(self, will: bytes) -> Client:
@@ -131,7 +151,10 @@ class Connection:
         client.connect_timeout = self._settings.connect_timeout_s
         if self._settings.tls:
             client.tls_set_context(self._settings.tls)
-        client.on_socket_open = self._tune_socket
+        client.on_socket_open = self._on_socket_open
+        if driver := self._driver:
+            client.on_socket_register_write = lambda *_: driver.wants_write(self)
+            client.on_socket_close = lambda _client, _userdata, sock: driver.closing(self, sock)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -142,6 +165,28 @@ class Connection:
     def open(self) -> None:
         """Connect; raises OSError (ssl errors included) if the broker cannot be reached."""
         self.client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
+
+    @property
+    def sock(self) -> Any:
+        """The open socket, for a driver; None while there is none."""
+        return self.client.socket()
+
+    def read(self) -> None:
+        """For a driver: take what the socket has, and deliver it."""
+        self.client.loop_read()
+
+    def write(self) -> bool:
+        """For a driver: send what waits; True means that the socket took no more and must be watched for writing."""
+        self.client.loop_write()
+        return self.client.want_write() and self.sock is not None
+
+    def tidy(self) -> None:
+        """For a driver, a few times in each keepalive: ping the broker, and notice one that is silent."""
+        self.client.loop_misc()
+
+    def close(self) -> None:
+        """For a driver: say goodbye, so that the broker publishes no will; ``write`` sends it and closes."""
+        self.client.disconnect()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> int | None:
         """Publish with QoS 1; return the packet id, or None if it was not even queued."""
@@ -160,11 +205,13 @@ class Connection:
             self.ended.set()
             self._deliver(Disconnected(self.generation, reason), 0)
 
-    def _tune_socket(self, _client: Client, _userdata: Any, sock: Any) -> None:
+    def _on_socket_open(self, _client: Client, _userdata: Any, sock: Any) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Not every socket (TLS wrappers, tests) has these options.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # A half-open connection is noticed after this, not after many minutes of TCP retransmission.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.unheard_s * 1000)
+        if self._driver:
+            self._driver.opened(self, sock)
 
     def _on_connect(self, client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
