@@ -15,10 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PARTS = {
-    "backlog": "ingest",
-    "link": "link_bytes",
-    "till": "till",
-    "simulation": "simulation",
+    "ingest": ("ingest", "measure"),
+    "backlog": ("whole_way", "measure_backlog"),
+    "live": ("whole_way", "measure_live"),
+    "link": ("link_bytes", "measure"),
+    "till": ("till", "measure"),
+    "simulation": ("simulation", "measure"),
 }
 
 
@@ -34,7 +36,8 @@ def main() -> int:
     print("|---|---|---|---|---|---|", flush=True)
     figures = []
     for part in chosen.only or PARTS:
-        for figure in import_module(PARTS[part]).measure():
+        module, measure = PARTS[part]
+        for figure in getattr(import_module(module), measure)():
             met = {True: "yes", False: "**no**", None: ""}[figure.met]
             row = (figure.part, figure.name, figure.value, figure.limit, figure.goal, met)
             print("| " + " | ".join(row) + " |", flush=True)

@@ -1,0 +1,122 @@
+"""The whole way, outbox → broker → commit, with real processes: a backlog, and live tills."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import cycle
+from pathlib import Path
+
+from figures import Figure
+from ingest import COLUMNS, _insert
+from material import bodies
+from station import Station, cpu_s, peak_mib, running, token
+
+from central.store import Store
+from fleet.loop import Fleet, FleetSettings
+
+BACKLOG_TILLS, BACKLOG_EACH = 20, 1000
+LIVE = ((1_000, 60.0), (10_000, 60.0))
+"""Tills, and for how long they sell, in seconds; each closes one receipt a minute."""
+QUIET_S = 0.5
+
+
+def measure_backlog() -> list[Figure]:
+    """Return the rate of a backlog from the outboxes to the commit, against direct inserts of the same rows."""
+    tills = {f"till-{number}": bodies(f"till-{number}", BACKLOG_EACH) for number in range(1, BACKLOG_TILLS + 1)}
+    wanted = BACKLOG_TILLS * BACKLOG_EACH
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with running(folder) as station:
+            fleet = _fleet(folder, station, list(tills))
+            for till, closed in tills.items():
+                for body in closed:
+                    fleet.close_document(till, body)
+            started, cpu = time.perf_counter(), [cpu_s(station.central.pid), cpu_s(station.broker.pid)]
+            assert fleet.run(lambda: fleet.unsent == 0, 120), (fleet.unsent, station.through())
+            rate = wanted / (time.perf_counter() - started)
+            spent = [cpu_s(station.central.pid) - cpu[0], cpu_s(station.broker.pid) - cpu[1]]
+            fleet.stop()
+        rows = _rows(station.database)
+        assert len(rows) == wanted
+        direct = _insert(rows)
+    each = ", ".join(f"{who} {1e6 * s / wanted:,.0f}" for who, s in zip(("central", "broker"), spent, strict=True))
+    name = (
+        f"outbox → stored and told, {wanted:,} documents, {station.broker_name}, tills on the same cores, documents/s"
+    )
+    return [
+        Figure(
+            "backlog",
+            name,
+            f"{rate:,.0f}",
+            f"direct executemany {direct:,.0f}",
+            f"≥ 0.3: {rate / direct:.2f}",
+            rate / direct >= 0.3,
+        ),
+        Figure("backlog", "CPU seconds per million documents", each, "", "", None),
+    ]
+
+
+def measure_live() -> list[Figure]:
+    """Return the time from close to the till's knowing it is stored, beyond ``quiet_s``, at one receipt a minute."""
+    return [figure for tills, selling_s in LIVE for figure in _live(tills, selling_s)]
+
+
+def _live(tills: int, selling_s: float) -> list[Figure]:
+    material = cycle(body for body in bodies("till-x", 3000) if b'"transaction_type":"sale"' in body)
+    with tempfile.TemporaryDirectory() as name, running(Path(name)) as station:
+        ids = [f"till-{number}" for number in range(1, tills + 1)]
+        fleet = _fleet(Path(name), station, ids)
+        assert fleet.run(lambda: fleet.stats().connected == tills, 120), fleet.stats()
+        fleet.run(lambda: False, 5)
+        gap_s, wanted = 60.0 / tills, int(selling_s * tills / 60)
+        started, cpu = time.monotonic(), [cpu_s(station.central.pid), cpu_s(station.broker.pid)]
+        closed = 0
+        while closed < wanted:
+            while closed < wanted and started + closed * gap_s <= time.monotonic():
+                till = ids[closed % tills]
+                fleet.close_document(till, _renamed(next(material), till, closed))
+                closed += 1
+            fleet.turn(min(gap_s, 0.02))
+        busy = time.monotonic() - started
+        share = [cpu_s(station.central.pid) - cpu[0], cpu_s(station.broker.pid) - cpu[1]]
+        assert fleet.run(lambda: fleet.unsent == 0, 60), fleet.unsent
+        lags = sorted(lag - QUIET_S for lag in fleet.lags_s)
+        memory = peak_mib(station.central.pid)
+        fleet.stop()
+    p50, p95, p99 = (lags[int(len(lags) * part)] * 1000 for part in (0.5, 0.95, 0.99))
+    name = f"{tills:,} tills, one receipt a minute each: close → stored and told, beyond quiet_s, ms p50/p95/p99/max"
+    value = f"{p50:.0f} / {p95:.0f} / {p99:.0f} / {lags[-1] * 1000:.0f}"
+    load = ", ".join(f"{who} {100 * s / busy:.0f} %" for who, s in zip(("central", "broker"), share, strict=True))
+    return [
+        Figure("live", name, value, "", "p50 ≤ 50, p99 ≤ 250", p50 <= 50 and p99 <= 250),
+        Figure(
+            "live",
+            f"{tills:,} tills: CPU of one core; central's peak memory, MiB",
+            f"{load}; {memory:.0f}",
+            "",
+            "",
+            None,
+        ),
+    ]
+
+
+def _fleet(folder: Path, station: Station, tills: list[str]) -> Fleet:
+    settings = FleetSettings(broker_port=station.port, connects_per_s=400)
+    fleet = Fleet(settings, lambda till: token(folder, till))
+    for till in tills:
+        fleet.add_till(till)
+    return fleet
+
+
+def _renamed(body: bytes, till: str, number: int) -> bytes:
+    """Give a document another till's name and an id of its own, keeping its length about the same."""
+    body = body.replace(b'"till_id":"till-x"', b'"till_id":"%s"' % till.encode(), 1)
+    return body.replace(body[16:52], b"%036d" % number, 1)
+
+
+def _rows(database: Path) -> list[tuple]:
+    store = Store(str(database), lambda: "bench")
+    rows = store.database.execute_sql(f"SELECT {COLUMNS} FROM document").fetchall()
+    store.close()
+    return rows
