@@ -137,9 +137,10 @@ class Batch:
         ended = {history.stream: history for history in new.previous}
         for history in new.previous:
             mark = marks.get((new.till, history.stream))
-            if mark and history.pruned > mark.through:
+            first = (mark.through if mark else 0) + 1
+            if history.pruned >= first:
                 reason = f"pruned on the till before stream {new.stream} took over"
-                self.gaps.append((new.till, history.stream, mark.through + 1, history.pruned, reason))
+                self.gaps.append((new.till, history.stream, first, history.pruned, reason))
         for head in heads:
             if head.stream != new.stream:
                 self._end_head(new, head, ended.get(head.stream), marks.get((new.till, head.stream)))

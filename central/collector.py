@@ -286,9 +286,9 @@ class Collector:
     def _state(self, till: str, now: float) -> TillState:
         state = self.tills.get(till)
         if state is None:
-            state = self.tills[till] = TillState(checked_at=now)
             # Spread out: tills that were first heard of together must not be swept together for ever.
-            self._sweep.set(till, now + self.limits.sweep_s * self._rng.uniform(0.5, 1.0))
+            state = self.tills[till] = TillState(checked_at=now - self.limits.sweep_s * self._rng.uniform(0, 0.5))
+            self._sweep.set(till, state.checked_at + self.limits.sweep_s)
         return state
 
     def _weigh(self, till: str, state: TillState, now: float) -> list[Command]:
@@ -322,7 +322,7 @@ class Collector:
     ) -> list[Command]:
         till = outcome.till
         state.bad_digests = 0
-        if not outcome.documents:
+        if answered and not outcome.documents and (not state.bell or state.bell.newest <= answered.asked_newest):
             state.bell = _even_bell(outcome.mark, state.bell)
         self._drop_heads(till, state)
         self._verify(till, state, now)
@@ -467,6 +467,8 @@ class Collector:
         if key not in state.heads and len(state.heads) >= self.limits.heads_max:
             return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
         before, since = state.heads.get(key, (None, now))
+        if before is not None and before.newest > bell.newest:
+            return  # An older doorbell that comes late takes nothing back.
         written = before is not None and before.written
         state.heads[key] = (Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, written), since)
         self._changed_heads.add((till, key))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 class _Ringing:
     first_at: float
     due_at: float
+    is_urgent: bool = False
 
 
 @dataclass(slots=True)
@@ -30,10 +31,11 @@ class Debounce:
         if ringing is None:
             ringing = self._ringing[till] = _Ringing(first_at=now, due_at=now + self.quiet_s)
             heapq.heappush(self._due, (ringing.due_at, till))
-        ringing.due_at = min(now + self.quiet_s, ringing.first_at + self.max_wait_s)
-        if urgent:
-            ringing.due_at = now
+        if urgent and not ringing.is_urgent:
+            ringing.is_urgent, ringing.due_at = True, now
             heapq.heappush(self._due, (now, till))
+        elif not ringing.is_urgent:  # What was urgent stays due: a receipt closed after the shift must not put it off.
+            ringing.due_at = min(now + self.quiet_s, ringing.first_at + self.max_wait_s)
 
     def cancel(self, till: str) -> None:
         """Forget a till's rings: what it rang for is here."""

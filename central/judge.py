@@ -46,6 +46,7 @@ class _Named(msgspec.Struct):
     document_id: Any = None
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_document = msgspec.json.Decoder(Document).decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = (datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC) - _EPOCH) / 1000
@@ -57,7 +58,7 @@ def judge(till: str, body: bytes) -> Accepted | Refused:
         document = _decode_document(body)
     except msgspec.ValidationError as problem:
         return _refuse_shape(body, str(problem))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+    except _UNREADABLE as problem:
         return Refused("", "bad_json", str(problem))
     if b"\\u" in body and (unclean := _unclean_text(body)):
         return Refused(_document_id(body), *unclean)
@@ -160,11 +161,11 @@ def _refuse_shape(body: bytes, problem: str) -> Refused:
     """Name what the till itself put in the document's place, or the field that is wrong."""
     try:
         return _refuse_stand_in(msgspec.json.decode(body, type=Raw))
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         pass
     try:
         return _refuse_stand_in(msgspec.json.decode(body, type=Oversize))
-    except msgspec.ValidationError:
+    except _UNREADABLE:
         return Refused(_document_id(body), "bad_schema", problem)
 
 
@@ -180,7 +181,7 @@ def _document_id(body: bytes) -> str:
     """Return the id if it can stand in a column, else nothing."""
     try:
         name = msgspec.json.decode(body, type=_Named).document_id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return ""
     return name if isinstance(name, str) and len(name) <= DOCUMENT_ID_MAX and "\0" not in name else ""
 
@@ -189,19 +190,23 @@ def _unclean_text(body: bytes) -> tuple[Code, str] | None:
     r"""Find text that a database would choke on: NUL, and halves of a UTF-16 pair, both only possible as \u escapes."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+    except _UNREADABLE as problem:
         return "bad_json", str(problem)
     where = _find_nul(value, "$")
     return ("bad_schema", f"a NUL character in {where}") if where else None
 
 
 def _find_nul(value: Any, where: str) -> str | None:
-    if isinstance(value, str):
-        return where if "\0" in value else None
-    if isinstance(value, dict):
-        inner = [(key, f"{where}.<key>") for key in value] + [(item, f"{where}.{key}") for key, item in value.items()]
-    elif isinstance(value, list):
-        inner = [(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    else:
-        return None
-    return next((found for item, path in inner if (found := _find_nul(item, path))), None)
+    """Return where the first NUL is; a list of what is left, not recursion: a document may be nested deeply."""
+    left = [(value, where)]
+    while left:
+        item, path = left.pop()
+        if isinstance(item, str):
+            if "\0" in item:
+                return path
+        elif isinstance(item, dict):
+            left += [(inner, f"{path}.{key}") for key, inner in item.items()]
+            left += [(key, f"{path}.<key>") for key in item]
+        elif isinstance(item, list):
+            left += [(inner, f"{path}[{index}]") for index, inner in enumerate(item)]
+    return None

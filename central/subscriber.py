@@ -25,6 +25,7 @@ from .store import Store
 log = logging.getLogger("tillstream.central")
 
 Event = Connected | Disconnected | Received | Acknowledged
+_REFUSED = (pw.OperationalError, sqlite3.OperationalError)
 
 
 class Carrier(Protocol):
@@ -55,6 +56,7 @@ class Subscriber:
         self._wishes_at = now
         self._presences: dict[str, TillPresence] = {}
         self.refused = 0
+        self._begin_at: float | None = None
         self.collector = self._begin(now)
 
     def _begin(self, now: float) -> Collector:
@@ -73,9 +75,17 @@ class Subscriber:
         If the database refuses, nothing is acknowledged and the connection is made anew: the tills say it again.
         """
         try:
-            self._handle_all(events, now)
-        except (pw.OperationalError, sqlite3.OperationalError) as problem:
+            if self._is_ready(now):
+                self._handle_all(events, now)
+        except _REFUSED as problem:
             self._begin_again(problem, now)
+
+    def _is_ready(self, now: float) -> bool:
+        """Say whether the core stands; make it anew if the database refused to be read, and it is time to try."""
+        if self._begin_at is not None and now >= self._begin_at:
+            self.collector, self._begin_at = self._begin(now), None
+            self._link.reconnect("the database can be read again")
+        return self._begin_at is None
 
     def _handle_all(self, events: Sequence[Event], now: float) -> None:
         parcels: list[Parcel] = []
@@ -143,25 +153,35 @@ class Subscriber:
     def tick(self, now: float) -> None:
         """Do what has come due."""
         try:
+            if not self._is_ready(now):
+                return
             if now >= self._wishes_at:
                 self._wishes_at = now + 1.0
                 for task_id, till in self.store.wishes():
                     self.collector.on_task(task_id, till, "operator", now)
                 self._write_presences()
             self._run(self.collector.on_tick(now), now)
-        except (pw.OperationalError, sqlite3.OperationalError) as problem:
+        except _REFUSED as problem:
             self._begin_again(problem, now)
 
     def next_deadline(self) -> float:
         """Return when ``tick`` is next needed."""
+        if self._begin_at is not None:
+            return self._begin_at
         return min(self._wishes_at, self.collector.next_deadline())
 
     def _begin_again(self, problem: Exception, now: float) -> None:
-        """Forget what was concluded from messages that were not committed; nothing of it was acknowledged."""
+        """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
+
+        Until the database can be read again, what comes is dropped: the connection is then made anew, and all of it
+        is said again.
+        """
         log.error("database_refused", extra={"also": {"error": str(problem)}})
         self._link.reconnect(f"the database refused: {problem}")
-        self._wishes_at = now + self.config.retry_min_s
-        self.collector = self._begin(now)
+        try:
+            self.collector, self._begin_at = self._begin(now), None
+        except _REFUSED:
+            self._begin_at = now + self.config.retry_min_s
 
     # -- Commands --------------------------------------------------------------------------------------------------
 

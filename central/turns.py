@@ -54,16 +54,18 @@ class Turns:
     """The queues, the slots and the rests. A till stands in at most one queue, slot or rest at a time."""
 
     parallel: int
-    _queues: tuple[deque[str], ...] = field(default_factory=lambda: (deque(), deque(), deque()))
-    _queued: set[str] = field(default_factory=set)
+    _queues: tuple[deque[tuple[str, int]], ...] = field(default_factory=lambda: (deque(), deque(), deque()))
+    _tickets: dict[str, int] = field(default_factory=dict)
+    _last_ticket: int = 0
     asked: Alarms = field(default_factory=Alarms)
     resting: Alarms = field(default_factory=Alarms)
 
     def queue(self, till: str, rank: int) -> None:
         """Put a till at the end of its class, whatever it was doing."""
         self.leave(till)
-        self._queued.add(till)
-        self._queues[rank].append(till)
+        self._last_ticket += 1
+        self._tickets[till] = self._last_ticket
+        self._queues[rank].append((till, self._last_ticket))
 
     def next(self) -> str | None:
         """Return whose turn it is, or None if nobody waits or no slot is free."""
@@ -71,15 +73,15 @@ class Turns:
             return None
         for queue in self._queues:
             while queue:
-                till = queue.popleft()
-                if till in self._queued:  # One that left the queue is skipped when it comes up.
-                    self._queued.discard(till)
+                till, ticket = queue.popleft()
+                if self._tickets.get(till) == ticket:  # A place that was given up is skipped when it comes up.
+                    del self._tickets[till]
                     return till
         return None
 
     def leave(self, till: str) -> None:
         """Take a till out of queue, slot and rest."""
-        self._queued.discard(till)
+        self._tickets.pop(till, None)
         self.asked.clear(till)
         self.resting.clear(till)
 
@@ -92,4 +94,4 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many tills stand in a queue."""
-        return len(self._queued)
+        return len(self._tickets)

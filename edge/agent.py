@@ -101,6 +101,8 @@ class Agent:
         self._last_error = ""
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
+        self._passed_by: dict[str, float] = {}
+        """Files in the spool that found no room, and when each is tried again: they must not hold up the rest."""
 
     # -- What happens ----------------------------------------------------------------------------------------------
 
@@ -215,11 +217,13 @@ class Agent:
             return
         taken = 0
         limit = self.config.intake_limit_bytes
-        for spooled in folder.waiting(self._spool_dir, self.config.spool_batch_documents, limit):
+        self._passed_by = {name: until for name, until in self._passed_by.items() if until > now}
+        for spooled in folder.waiting(self._spool_dir, self.config.spool_batch_documents, limit, self._passed_by):
             try:
                 self.take_in(spooled.given, spooled.make_id, now)
             except (ValueError, OutboxFullError, AsideFullError) as problem:
                 self._leave_in_spool(spooled, problem)
+                self._passed_by[spooled.path.name] = now + self.config.spool_retry_s
                 continue
             spooled.path.unlink()
             taken += 1

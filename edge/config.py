@@ -16,7 +16,7 @@ Bytes = Annotated[int, Meta(ge=1, le=2**50)]
 class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``/etc/tillstream/edge.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
 
-    till_id: Annotated[str, Meta(pattern=f"^{TILL_ID_PATTERN}$")]
+    till_id: Annotated[str, Meta(pattern=rf"^{TILL_ID_PATTERN}$(?!\n)")]
     store_id: Annotated[str, Meta(max_length=64)] = ""
     central_id: Annotated[str, Meta(max_length=40)] = ""
     """The only central whose word counts; empty takes the first that is heard and keeps it."""
@@ -51,6 +51,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     intake_connections: Annotated[int, Meta(ge=1, le=64)] = 8
     intake_timeout_s: Seconds = 10
     spool_every_s: Seconds = 1
+    spool_retry_s: Seconds = 60
     spool_batch_documents: Annotated[int, Meta(ge=1, le=10_000)] = 100
     aside_limit_bytes: Bytes = 256 * 2**20
     outbox_limit_bytes: Annotated[int, Meta(ge=2**20, le=2**46)] = 2 * 2**30

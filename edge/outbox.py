@@ -92,11 +92,15 @@ class Outbox:
         self._limits, self._make_stream = limits, make_stream
         self._lock = self._lock_file()
         self.database = pw.SqliteDatabase(str(path), pragmas=self._pragmas(), uri=str(path).startswith("file:"))
-        self.database.connect()
-        self._connection = cast("sqlite3.Connection", self.database.connection())
-        self._refuse_unsafe()
-        self._make_tables()
-        self._load()
+        try:
+            self.database.connect()
+            self._connection = cast("sqlite3.Connection", self.database.connection())
+            self._refuse_unsafe()
+            self._make_tables()
+            self._load()
+        except BaseException:
+            self._let_go()
+            raise
         self._keep_ballast()
 
     def _pragmas(self) -> dict[str, Any]:
@@ -130,7 +134,7 @@ class Outbox:
         if version == SCHEMA_VERSION:
             return
         stream = self._make_stream()
-        with self.database.atomic("IMMEDIATE"):
+        with self._transaction():
             for table in _TABLES.split(";\n"):
                 self._connection.execute(table)
             self._connection.execute(
@@ -176,7 +180,8 @@ class Outbox:
         try:
             with self._commit():
                 self._connection.execute(_APPEND, (sequence, document_id, body, digest, at_ms))
-        except (sqlite3.OperationalError, pw.OperationalError) as problem:
+        except sqlite3.OperationalError as problem:
+            self.card_numbers_masked -= card_numbers
             if "full" not in str(problem):
                 raise
             raise OutboxFullError(f"no room in {self._path or 'memory'}: {problem}") from problem
@@ -259,7 +264,7 @@ class Outbox:
         if through is None:
             return 0
         digest, count = self.digest_at(through), int(through - self._pruned)
-        with self._commit():
+        with self._slack(), self._commit():
             self._connection.execute("DELETE FROM document WHERE sequence <= ?", (through,))
             self._connection.execute("UPDATE stream SET pruned = ?, pruned_digest = ?", (through, digest))
         self._pruned, self._pruned_digest = through, digest or self._pruned_digest
@@ -272,7 +277,7 @@ class Outbox:
         digest = first = chain.first(stream)
         self._stored, self._backed_up = 0, None
         run = self._connection.execute
-        with self._commit():
+        with self._slack(), self._commit():
             run(_TAKE_OVER, (self._stream, self._pruned, self._newest, self._digest))
             run(_FORGET_HISTORIES, (HISTORIES_MAX,))
             for number, (sequence, body) in enumerate(
@@ -309,6 +314,9 @@ class Outbox:
     def close(self) -> None:
         """Save and close; the outbox may then be opened by another process."""
         self.save()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.database.close()
         if self._lock:
             self._lock.close()
@@ -318,10 +326,32 @@ class Outbox:
 
     @contextmanager
     def _commit(self) -> Iterator[None]:
-        """One transaction, begun as a writer; the facts kept in memory go along if they changed."""
+        """One transaction; the facts kept in memory go along if they changed."""
         facts = self._facts()
-        with self.database.atomic("IMMEDIATE"):
+        with self._transaction():
             yield
             if facts != self._saved:
                 self._connection.execute(f"UPDATE stream SET ({_FACTS}) = (?, ?, ?, ?, ?)", facts)
         self._saved = facts
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Begin as a writer at once; a full disk may have rolled back already, and must be heard as what it is."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _slack(self) -> Iterator[None]:
+        """Lift the soft limit for a while: pruning and renumbering need room to write, and do not grow the outbox."""
+        pages = self._limits.outbox_limit_bytes // PAGE_BYTES
+        self._connection.execute(f"PRAGMA max_page_count = {2 * pages}")
+        try:
+            yield
+        finally:
+            self._connection.execute(f"PRAGMA max_page_count = {pages}")

@@ -139,7 +139,7 @@ class Syps:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""
         self.head, self._connected = head, True
         self._ring_out = self._ring_wanted = False
-        self._answer_out_until, self._waiting = None, None
+        self._ring_again_at, self._answer_out_until, self._waiting = None, None, None
         self._presence_at = now + self.limits.presence_every_s
         return [ShowPresence(), *self._ring(now)]
 
@@ -176,7 +176,8 @@ class Syps:
         """Answer every request; ``held`` is the outbox's digest at ``request.after``, None if it holds none there."""
         self.head = head
         self.counters.requests += 1
-        self._ring_again_at, self._ring_wait_s = None, 0.0
+        if self.own_central in (None, request.central_id):
+            self._ring_again_at, self._ring_wait_s = None, 0.0
         if request.stream != head.stream:
             return self._ring(now)
         if request.reason == "new_stream" or held is None or held != request.digest:

@@ -77,6 +77,8 @@ def pack_sales(header: Sales, bodies: Sequence[bytes]) -> bytes:
 def unpack_sales(payload: bytes, limits: SalesLimits) -> Upload:
     """Return the upload, or raise WireError; never inflates more than ``limits.inflated_bytes``."""
     header_line, *bodies = _inflate(payload, limits.inflated_bytes).split(b"\n", limits.documents + 1)
+    if len(header_line) > HEADER_LIMIT_BYTES:
+        raise WireError("too_large", f"a header of {len(header_line)} bytes, at most {HEADER_LIMIT_BYTES} are read")
     header = _decode_json(Sales, header_line)
     if len(bodies) > limits.documents:
         raise WireError("too_large", f"more than {limits.documents} documents in one upload")
@@ -107,6 +109,8 @@ def _inflate_format_1(payload: bytes, limit_bytes: int) -> bytes:
         raise WireError("unknown_format", f"not deflated with dictionary 1: {problem}") from problem
     if len(lines) <= limit_bytes and not inflate.eof:
         raise WireError("unknown_format", "the deflated stream is cut short")
+    if inflate.unused_data:
+        raise WireError("unknown_format", f"{len(inflate.unused_data)} bytes after the end of the deflated stream")
     return lines
 
 

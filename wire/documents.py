@@ -37,10 +37,12 @@ Decimal = Annotated[str, Meta(max_length=23, description=r"a decimal number, -?[
 
 Timestamp = Annotated[
     str,
-    Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"),
+    Meta(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$(?!\n)"
+    ),
 ]
-Date = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
+Date = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$(?!\n)")]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 DocumentId = Annotated[str, Meta(min_length=1, max_length=DOCUMENT_ID_MAX)]
 Flag = Literal["training", "offline"]
 
@@ -232,4 +234,4 @@ class Oversize(Struct, gc=False, frozen=True, kw_only=True, forbid_unknown_field
 
     document_id: DocumentId
     oversize_bytes: Number
-    blake2b: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    blake2b: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]

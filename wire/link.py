@@ -194,8 +194,8 @@ class Connection:
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def acknowledge(self, received: Received) -> None:
-        """Send PUBACK, unless the message came over an older connection."""
-        if received.generation == self.generation:
+        """Send PUBACK, unless the message came over an older connection, or by QoS 0 (its packet id is 0)."""
+        if received.mid and received.generation == self.generation:
             self.client.ack(received.mid, QOS)
 
     def end(self, reason: str) -> None:
@@ -232,11 +232,11 @@ class Connection:
     def _on_disconnect(self, _client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self.end(str(reason))
 
-    def _on_message(self, client: Client, _userdata: Any, message: MQTTMessage) -> None:
+    def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         event = Received(self.generation, message.mid, message.topic, bytes(message.payload), message.retain)
         if not self._deliver(event, len(message.payload) + 64):
             # No room: let it go. Whoever sent it says it again, and an unacknowledged one would block the window.
-            client.ack(message.mid, message.qos)
+            self.acknowledge(event)
 
     def _on_publish(self, _client: Client, _userdata: Any, mid: int, _reason: Any, _properties: Any) -> None:
         self._deliver(Acknowledged(self.generation, mid), 0)
@@ -288,13 +288,13 @@ class Link:
 
     def _connect_once(self, generation: int) -> float:
         connection = Connection(self._settings, generation, self._will(generation), self._deliver)
+        self._connection = connection  # Before it is open: `stop` must find it, or it would be waited for in vain.
         try:
             connection.open()
         except (OSError, ValueError) as problem:
             connection.end(f"cannot reach {self._settings.host}:{self._settings.port}: {problem}")
             return 0.0
         opened = time.monotonic()
-        self._connection = connection
         connection.client.loop_start()
         connection.ended.wait()
         self._connection = None

@@ -16,8 +16,10 @@ VERSION = 1
 
 HISTORIES_MAX = 16
 
-StreamId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{22}$", description="128 random bits, made with the outbox file")]
-ShortId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}$")]
+StreamId = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9]{22}$(?!\n)", description="128 random bits, made with the outbox file")
+]
+ShortId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,40}$(?!\n)")]
 Digest = Annotated[bytes, Meta(min_length=16, max_length=16, description="blake2b-128 over the chain of documents")]
 Sequence = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 EpochMs = Annotated[int, Meta(ge=0, le=2**53 - 1, description="milliseconds since 1970-01-01 UTC")]

@@ -69,7 +69,10 @@ def _refuse_unknown(key: str, known: Mapping[str, object], path: Path) -> None:
 
 def _from_environment(text: str) -> Any:
     """Return a list or table given as JSON; anything else stays text, which its field's type converts."""
-    return json.loads(text) if text.startswith(("[", "{")) else text
+    try:
+        return json.loads(text) if text.startswith(("[", "{")) else text
+    except json.JSONDecodeError as problem:
+        raise ConfigError(f"a value in the environment begins like JSON and is none: {problem}") from None
 
 
 class JsonLines(logging.Formatter):

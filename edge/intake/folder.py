@@ -7,7 +7,8 @@ durable in the outbox; a crash in between makes it be taken up again, and known 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,16 @@ class Spooled:
         return id_from(self.path.name.encode(), self.given)
 
 
-def waiting(folder: Path, most: int, limit_bytes: int) -> Iterator[Spooled]:
-    """Yield what waits in the folder, oldest first, at most ``most`` files; a file over the limit stays where it is."""
-    fitting = [path for path, size in _oldest_first(folder) if size <= limit_bytes]
+def waiting(folder: Path, most: int, limit_bytes: int, passed_by: Collection[str] = ()) -> Iterator[Spooled]:
+    """Yield what waits in the folder, oldest first, at most ``most`` files.
+
+    A file over the limit stays where it is, and so do those that are to be passed by for now, by name.
+    """
+    found = _oldest_first(folder)
+    fitting = [path for path, size in found if size <= limit_bytes and path.name not in passed_by]
     for path in fitting[:most]:
-        yield Spooled(path, path.read_bytes())
+        with suppress(FileNotFoundError):  # Somebody tidied up by hand; the rest is taken all the same.
+            yield Spooled(path, path.read_bytes())
 
 
 def put(folder: Path, name: str, given: bytes) -> None:

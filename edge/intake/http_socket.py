@@ -25,6 +25,8 @@ class Answer:
     body: dict[str, Any]
 
 
+LENGTH_DIGITS = 15
+READ_BYTES = 65_536
 STOP_WITHIN_S = 1.0
 """How often the socket's thread looks whether it should end; each look is a wake-up of an idle till."""
 
@@ -86,16 +88,26 @@ class _Connection(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self._refuse(problem(411, "Length required", "send Content-Length; chunked bodies are not read"))
-        elif int(length) > self.server.limits.body_bytes:
+        elif len(length) > LENGTH_DIGITS or int(length) > self.server.limits.body_bytes:
             limit = self.server.limits.body_bytes
-            self._refuse(problem(413, "Too large", f"{length} bytes; intake_limit_bytes is {limit}"))
+            self._refuse(problem(413, "Too large", f"{length[:20]} bytes; intake_limit_bytes is {limit}"))
         else:
-            self._send(self.server.ask("POST", self.path, self.rfile.read(int(length))))
+            self._take(int(length))
+
+    def _take(self, length: int) -> None:
+        body = self.rfile.read(length)
+        if len(body) < length:
+            self.close_connection = True  # The client went away in the middle: half a document is none.
+            return
+        self._send(self.server.ask("POST", self.path, body))
 
     def _refuse(self, answer: Answer) -> None:
-        """Answer without reading the body, and close: what follows on the connection is that body."""
+        """Answer before the body is read, and close; what a client sends all the same is dropped, within a bound."""
         self.close_connection = True
         self._send(answer)
+        dropped = 0
+        while dropped < self.server.limits.body_bytes * 4 and (some := self.rfile.read1(READ_BYTES)):
+            dropped += len(some)
 
     def _send(self, answer: Answer) -> None:
         body = json.dumps(answer.body, ensure_ascii=False).encode()

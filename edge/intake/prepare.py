@@ -7,6 +7,7 @@ and what is over the limit is replaced by a numbered stub: central judges, nothi
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
@@ -19,10 +20,13 @@ import msgspec
 
 from wire.documents import DOCUMENT_ID_MAX
 
+TENDER_DEPTH_MAX = 32
+"""Deeper than any tender: such a document is wrapped like one that cannot be read, and judged at central."""
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _CARD_SHAPE = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
-_BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BAD_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class NotADocumentError(ValueError):
@@ -63,15 +67,25 @@ def id_from(*parts: bytes) -> str:
 def _prepare_object(given: bytes, make_id: Callable[[], str]) -> Prepared | None:
     try:
         fields = msgspec.json.decode(given)
+        json.loads(given, object_pairs_hook=_refuse_duplicates)
+        return _prepare_fields(given, fields, make_id) if isinstance(fields, dict) else None
     except _BAD_JSON:
         return None
-    if not isinstance(fields, dict):
-        return None
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse a name that comes twice in an object (RFC 7493, 2.3): readers differ in which of the two counts."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name comes twice in an object")
+
+
+def _prepare_fields(given: bytes, fields: dict[str, Any], make_id: Callable[[], str]) -> Prepared:
     body = given.translate(_LINE_BREAKS)
     if "document_id" not in fields:
         made = make_id()
         comma = b"," if fields else b""
         body = b'{"document_id":"' + made.encode() + b'"' + comma + body[1:].lstrip()
+        fields = {"document_id": made, **fields}
     else:
         made = _key(fields["document_id"], body)
     is_urgent = fields.get("transaction_type") == "shift_close"
@@ -102,25 +116,26 @@ def _stub(prepared: Prepared, given: bytes) -> Prepared:
 # -- Card numbers ------------------------------------------------------------------------------------------------------
 
 
-class _Tenders(msgspec.Struct):
-    tenders: msgspec.Raw = msgspec.Raw(b"[]")
-
-
 def _mask_tenders(prepared: Prepared, fields: dict[str, Any]) -> Prepared:
-    """Mask card numbers in the tenders only: marking codes and other fields pass the check digit by chance."""
+    """Mask card numbers in the tenders only: marking codes and other fields pass the check digit by chance.
+
+    A document that holds one is written anew, so a number may come out spelt otherwise (1.10 as 1.1).
+    """
     masked, found = _mask(fields.get("tenders"))
     if not found:
         return prepared
-    written = bytes(msgspec.json.decode(prepared.body, type=_Tenders).tenders)
-    return replace(prepared, body=prepared.body.replace(written, msgspec.json.encode(masked)), card_numbers=found)
+    body = json.dumps({**fields, "tenders": masked}, ensure_ascii=False, separators=(",", ":")).encode()
+    return replace(prepared, body=body, card_numbers=found)
 
 
-def _mask(value: Any) -> tuple[Any, int]:
+def _mask(value: Any, depth: int = 0) -> tuple[Any, int]:
+    if depth > TENDER_DEPTH_MAX:
+        raise RecursionError(f"tenders are nested deeper than {TENDER_DEPTH_MAX}")
     if isinstance(value, dict):
-        pairs = {key: _mask(inner) for key, inner in value.items()}
+        pairs = {key: _mask(inner, depth + 1) for key, inner in value.items()}
         return {key: inner for key, (inner, _) in pairs.items()}, sum(found for _, found in pairs.values())
     if isinstance(value, list):
-        items = [_mask(inner) for inner in value]
+        items = [_mask(inner, depth + 1) for inner in value]
         return [inner for inner, _ in items], sum(found for _, found in items)
     if isinstance(value, bool) or not isinstance(value, str | int):
         return value, 0
