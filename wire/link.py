@@ -288,7 +288,9 @@ class Link:
 
     def _connect_once(self, generation: int) -> float:
         connection = Connection(self._settings, generation, self._will(generation), self._deliver)
-        self._connection = connection  # Before it is open: `stop` must find it, or it would be waited for in vain.
+        self._connection = connection
+        if self._stopping.is_set():  # Looked at after the line above, as `stop` looks the other way round: one sees.
+            return 0.0
         try:
             connection.open()
         except (OSError, ValueError) as problem:
