@@ -1,7 +1,5 @@
 """Owns the invented assortment: some 2,000 seeded products with names, check-digit GTINs, prices and VAT rates."""
 
-# ruff: noqa: RUF001 - Russian names are Cyrillic on purpose.
-
 from __future__ import annotations
 
 from random import Random

@@ -1,7 +1,5 @@
 """Owns what stands at the head of each of a till's documents, and its counters: shift, receipt, fiscal document."""
 
-# ruff: noqa: RUF001 - Russian names are Cyrillic on purpose.
-
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone

@@ -1,0 +1,165 @@
+"""What every program of ours does alike: configuration, log lines, telling systemd."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+
+import pytest
+
+from central.config import CentralConfig
+from edge.config import EdgeConfig
+from wire.program import ConfigError, JsonLines, Watchdog, notify_systemd, read_config, read_secret
+
+
+def read_edge(tmp_path, text, **environ):
+    path = tmp_path / "edge.toml"
+    path.write_text(text, "utf-8")
+    return read_config(EdgeConfig, "edge", path, {f"TILLSTREAM_{key.upper()}": value for key, value in environ.items()})
+
+
+def test_the_file_and_over_it_the_environment(tmp_path):
+    """A key in the environment wins over the file, the file over the default."""
+    config = read_edge(tmp_path, 'till_id = "till-1"\nretention_days = 7', retention_days="9.5", ring_on_append="false")
+
+    assert (config.till_id, config.retention_days, config.ring_on_append) == ("till-1", 9.5, False)
+    assert config.ring_again_s == EdgeConfig(till_id="x").ring_again_s
+
+
+def test_an_unknown_key_is_an_error_that_names_the_nearest_one(tmp_path):
+    """A typing error in a key must not silently mean the default."""
+    with pytest.raises(ConfigError, match="unknown key `retention_day`; did you mean `retention_days`"):
+        read_edge(tmp_path, 'till_id = "till-1"\nretention_day = 7')
+
+
+@pytest.mark.parametrize("till", ["", "a/b", "+", "#", "a.b", "-a", "a" * 65])
+def test_a_till_id_that_could_widen_a_filter_is_no_configuration(tmp_path, till):
+    """A till that is named with a slash or a wildcard does not start."""
+    with pytest.raises(ConfigError, match="till_id"):
+        read_edge(tmp_path, f"till_id = {json.dumps(till)}")
+
+
+def test_a_till_id_with_a_line_break_at_its_end_is_no_configuration(tmp_path):
+    """The configuration takes no id that topics would not parse back: central would ignore all of its messages."""
+    with pytest.raises(ConfigError, match="till_id"):
+        read_edge(tmp_path, 'till_id = "till-1\\n"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "till_id = 7",
+        "",
+        'till_id = "t"\nbroker_port = 0',
+        'till_id = "t"\nretention_days = "many"',
+        "no toml",
+        "a = \0",
+    ],
+)
+def test_a_value_out_of_bounds_is_an_error(tmp_path, text):
+    """What is missing, out of bounds, of the wrong type or no TOML ends the program with a text for people."""
+    with pytest.raises(ConfigError):
+        read_edge(tmp_path, text)
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_a_configuration_error(tmp_path):
+    """A value that begins like a list and is none is told as what it is, not as a stack of our own."""
+    with pytest.raises(ConfigError):
+        read_edge(tmp_path, 'till_id = "t"', token="[secret")
+
+
+def test_a_missing_default_file_means_defaults_and_a_missing_named_file_is_an_error(tmp_path):
+    """Central runs with no file at all; one that was named must be there."""
+    assert read_config(CentralConfig, "no-such-name", None, {}) == CentralConfig()
+    with pytest.raises(ConfigError, match="no configuration file"):
+        read_config(CentralConfig, "central", tmp_path / "missing.toml", {})
+
+
+def test_the_core_gets_the_limits_that_were_configured():
+    """Each limit of the collector that is a key of the configuration is taken from it."""
+    limits = CentralConfig(quiet_s=3, parallel=7).collector_limits()
+
+    assert (limits.quiet_s, limits.parallel, limits.bad_digests_max) == (3, 7, 3)
+
+
+def test_a_log_line_is_one_json_object_with_the_same_keys_everywhere():
+    """A line holds the event, the keys of the till and what the caller added; a line break stays inside a string."""
+    record = logging.LogRecord("tillstream.edge", logging.WARNING, "f", 1, "refused", (), None)
+    record.till, record.also = "till-1", {"error": "bad\nline"}
+
+    line = JsonLines().format(record)
+
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert fields.pop("ts").endswith("Z")
+    expected = {"level": "warning", "program": "tillstream.edge", "event": "refused", "till": "till-1"}
+    assert {**expected, "error": "bad\nline"} == fields
+
+
+def test_an_exception_is_told_in_its_log_line():
+    """An error carries its traceback in the same line."""
+    try:
+        raise ValueError("why")  # noqa: TRY301 -- an exception that is being handled is what is needed
+    except ValueError:
+        record = logging.LogRecord("tillstream.edge", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+
+    assert "ValueError: why" in json.loads(JsonLines().format(record))["error"]
+
+
+@pytest.fixture
+def systemd(tmp_path, request):
+    """Listen where systemd would, and set the variable for this test; an abstract address if the test asks for one."""
+    import os
+
+    address = str(tmp_path / "notify") if request.param == "path" else "@tillstream-test-notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(address.replace("@", "\0"))
+        listening.settimeout(5)
+        before = os.environ.get("NOTIFY_SOCKET")
+        os.environ["NOTIFY_SOCKET"] = address
+        yield listening
+        os.environ.pop("NOTIFY_SOCKET")
+        if before is not None:
+            os.environ["NOTIFY_SOCKET"] = before
+
+
+@pytest.mark.parametrize("systemd", ["path", "abstract"], indirect=True)
+def test_systemd_is_told_the_state(systemd):
+    """A datagram goes to the socket that systemd named, a path or an abstract one."""
+    notify_systemd("READY=1")
+
+    assert systemd.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("systemd", ["path"], indirect=True)
+def test_the_watchdog_is_told_at_half_of_the_time_that_systemd_allows(systemd):
+    """Not with each turn, and not too late: twice within the time after which systemd would act."""
+    watchdog = Watchdog({"WATCHDOG_USEC": "10000000"})
+    for now in (100.0, 100.1, 104.9, 105.0, 105.1):
+        watchdog.turn(now)
+
+    assert watchdog.every_s == 5.0
+    assert [systemd.recv(100), systemd.recv(100)] == [b"WATCHDOG=1"] * 2
+    systemd.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        systemd.recv(100)
+
+
+def test_without_systemd_nothing_is_told():
+    """A program started by hand says nothing and does not fail."""
+    notify_systemd("READY=1")
+    Watchdog({}).turn(1.0)
+
+    assert Watchdog({}).every_s is None
+
+
+def test_a_secret_comes_from_its_file(tmp_path):
+    """A value wins; otherwise the file's text without its line break; a file that is missing is an error."""
+    (tmp_path / "token").write_text("secret\n")
+
+    assert read_secret("", str(tmp_path / "token"), "token") == "secret"
+    assert read_secret("given", str(tmp_path / "token"), "token") == "given"
+    with pytest.raises(ConfigError, match="token_file"):
+        read_secret("", str(tmp_path / "missing"), "token")
