@@ -163,6 +163,7 @@ class Collector:
         self._changed_verified: dict[str, str] = {}
         self._changed_tasks: dict[str, Task] = {}
         self._note_at = 0.0
+        self._is_linked = True
 
     # -- What a start brings ---------------------------------------------------------------------------------------
 
@@ -227,12 +228,32 @@ class Collector:
         return self._weigh(till, state, now)
 
     def on_presence(self, till: str, presence: TillPresence, now: float) -> bool:
-        """Note whether a till is there; False for the late will of a connection that has been replaced since."""
+        """Note whether a till is there; False for the late will of a connection that has been replaced since.
+
+        What was asked over an earlier connection is lost, because sessions are clean: the till is asked again.
+        """
         state = self._state(till, now)
         if not presence.online and presence.connection < state.connection:
             return False
+        if presence.online and presence.connection > state.connection >= 0:
+            self._ask_anew(till)
         state.is_online, state.connection = presence.online, presence.connection
         return True
+
+    def on_link_down(self) -> None:
+        """Ask nobody until the broker is back; whoever was asked and has not answered is asked again then."""
+        self._is_linked = False
+        for till in self.turns.asked.tills():
+            self._ask_anew(till)
+
+    def on_link_up(self) -> None:
+        """Go on asking."""
+        self._is_linked = True
+
+    def _ask_anew(self, till: str) -> None:
+        if (task := self.tills[till].task) and task.state == "requested":
+            task.attempts -= 1
+            self._enqueue(task)
 
     def on_outcome(self, outcome: Outcome, now: float) -> list[Command]:
         """Take what became of an upload: the slot is free, and what is committed is acknowledged."""
@@ -387,7 +408,7 @@ class Collector:
 
     def _admit(self, now: float) -> list[Command]:
         commands: list[Command] = []
-        while till := self.turns.next():
+        while self._is_linked and (till := self.turns.next()):
             state = self.tills[till]
             if (task := state.task) and task.state == "queued":
                 commands += self._request(till, state, task, now)

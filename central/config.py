@@ -40,8 +40,7 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sweep_s: Seconds = 600
     task_expires_s: Seconds = 86_400
     limit_documents: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 512 * 1024
-    document_limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 256 * 1024
+    limit_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 512 * 1024
 
     batch_messages: Annotated[int, Meta(ge=1, le=100_000)] = 500
     batch_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20

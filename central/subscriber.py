@@ -13,6 +13,7 @@ import peewee as pw
 
 from wire import codec, topics
 from wire.codec import SalesLimits
+from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
 
@@ -50,7 +51,7 @@ class Subscriber:
         self.config, self.store, self._link, self._rng, self._clock_ms = config, store, link, rng, clock_ms
         self._limits = SalesLimits(
             documents=config.limit_documents,
-            inflated_bytes=config.limit_bytes + config.document_limit_bytes + codec.HEADER_LIMIT_BYTES,
+            inflated_bytes=config.limit_bytes + DOCUMENT_LIMIT_MAX_BYTES + codec.HEADER_LIMIT_BYTES,
         )
         self._lives = 0
         self._wishes_at = now
@@ -96,8 +97,10 @@ class Subscriber:
                 case Received():
                     commands += self._take(event, parcels, now)
                 case Connected():
+                    self.collector.on_link_up()
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
                 case Disconnected(reason=reason):
+                    self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
         commands += self._open_streams(commands, now)
         commands += self._ingest(parcels, now)
@@ -189,16 +192,17 @@ class Subscriber:
         for command in commands:
             match command:
                 case collector.Ask(till=till, message=message):
-                    self._publish(topics.UPLOAD_REQUEST.of(till=till), message)
+                    if self._publish(topics.UPLOAD_REQUEST.of(till=till), message) is None:
+                        self.collector.on_link_down()
                 case collector.Confirm(till=till, message=message):
                     self._publish(topics.SALES_STORED.of(till=till), message)
                 case collector.Note():
                     self._note(command, now)
 
-    def _publish(self, topic: str, message: Message) -> None:
+    def _publish(self, topic: str, message: Message) -> int | None:
         address = topics.parse(topic)
         retain = address is not None and address.topic.retained
-        self._link.publish(topic, codec.encode(message), retain=retain)
+        return self._link.publish(topic, codec.encode(message), retain=retain)
 
     def _note(self, note: collector.Note, now: float) -> None:
         at_ms = self._clock_ms()

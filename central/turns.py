@@ -38,6 +38,10 @@ class Alarms:
                 tills.append(till)
         return tills
 
+    def tills(self) -> list[str]:
+        """Return whom a deadline is set for, in the order of setting."""
+        return list(self._deadlines)
+
     def next_deadline(self) -> float | None:
         """Return when to look again; it may be early, never late."""
         return self._heap[0][0] if self._heap else None

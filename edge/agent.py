@@ -197,7 +197,8 @@ class Agent:
         except OutboxFullError:
             log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
-            self._prune()
+            if self.syps.may_prune:
+                self._prune()
             return append()
 
     def _keep_aside(self, prepared: Prepared) -> None:
@@ -221,7 +222,7 @@ class Agent:
         for spooled in folder.waiting(self._spool_dir, self.config.spool_batch_documents, limit, self._passed_by):
             try:
                 self.take_in(spooled.given, spooled.make_id, now)
-            except (ValueError, OutboxFullError, AsideFullError) as problem:
+            except (ValueError, OSError, OutboxFullError, AsideFullError) as problem:
                 self._leave_in_spool(spooled, problem)
                 self._passed_by[spooled.path.name] = now + self.config.spool_retry_s
                 continue
@@ -229,6 +230,8 @@ class Agent:
             taken += 1
         if taken:
             self._spool_at = now  # More may wait; look again at once, after the other events.
+            # The POS rang when it closed them, which was before they could be taken.
+            self._run(self.syps.on_ring_asked(now), now)
             log.info("spool_taken", extra={"till": self.config.till_id, "count": taken})
 
     def _leave_in_spool(self, spooled: folder.Spooled, problem: Exception) -> None:
@@ -305,6 +308,14 @@ class Agent:
         before_ms = self._clock_ms() - int(self.config.retention_days * 86_400_000)
         while count := self.outbox.prune(before_ms):
             log.info("pruned", extra={"till": self.config.till_id, "count": count})
+        self._prune_aside(before_ms)
+
+    def _prune_aside(self, before_ms: int) -> None:
+        """Forget the bytes of oversize documents whose stubs are forgotten."""
+        aside = self.config.aside_dir
+        for file in aside.iterdir() if aside.is_dir() else ():
+            if file.stat().st_mtime * 1000 < before_ms and not self.outbox.mentions(file.stem):
+                file.unlink()
 
     # -- What others are told --------------------------------------------------------------------------------------
 

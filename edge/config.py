@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.topics import TILL_ID_PATTERN
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -46,7 +47,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention_days: Annotated[float, Meta(gt=0, le=3650)] = 35
     new_streams_per_hour: Annotated[int, Meta(ge=1, le=60)] = 3
 
-    document_limit_bytes: Annotated[int, Meta(ge=1024, le=16 * 2**20)] = 256 * 1024
+    document_limit_bytes: Annotated[int, Meta(ge=1024, le=DOCUMENT_LIMIT_MAX_BYTES)] = 256 * 1024
     intake_limit_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
     intake_connections: Annotated[int, Meta(ge=1, le=64)] = 8
     intake_timeout_s: Seconds = 10

@@ -71,6 +71,7 @@ _APPEND = "INSERT INTO document (sequence, document_id, body, digest, appended_a
 _DIGEST_AT = "SELECT digest FROM document WHERE sequence = ?"
 _READ_AFTER = "SELECT body FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
 _OLDEST_UNSENT = "SELECT appended_at_ms FROM document WHERE sequence = ?"
+_SOME = "SELECT sequence, body FROM document WHERE sequence > ? ORDER BY sequence LIMIT 100"
 _TAKE_OVER = "INSERT INTO previous (stream, pruned, newest, digest) VALUES (?, ?, ?, ?)"
 _FORGET_HISTORIES = "DELETE FROM previous WHERE id NOT IN (SELECT id FROM previous ORDER BY id DESC LIMIT ?)"
 _UNSENT = (
@@ -220,6 +221,11 @@ class Outbox:
             bodies.append(body)
         return bodies
 
+    def mentions(self, text: str) -> bool:
+        """Say whether a stub in the outbox names this digest; reads everything, for the few that are old."""
+        found = self._connection.execute("SELECT 1 FROM document WHERE instr(body, ?) LIMIT 1", (text.encode(),))
+        return found.fetchone() is not None
+
     def unsent_documents(self, most: int) -> list[dict[str, Any]]:
         """Return the oldest documents that central is not known to have, for people: number, id, size and time."""
         rows = self._connection.execute(_UNSENT, (self._stored, most))
@@ -280,14 +286,19 @@ class Outbox:
         with self._slack(), self._commit():
             run(_TAKE_OVER, (self._stream, self._pruned, self._newest, self._digest))
             run(_FORGET_HISTORIES, (HISTORIES_MAX,))
-            for number, (sequence, body) in enumerate(
-                run("SELECT sequence, body FROM document ORDER BY 1").fetchall(), 1
-            ):
+            for number, (sequence, body) in enumerate(self._all_documents(), 1):
                 digest = chain.follow(digest, body)
                 # Ascending order and numbers that only fall: a new number never meets one that is still in use.
                 run("UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence))
             run("UPDATE stream SET stream = ?, pruned = 0, pruned_digest = ?", (stream, first))
         self._load()
+
+    def _all_documents(self) -> Iterator[tuple[int, bytes]]:
+        """Yield number and body of all documents, a few at a time: the outbox may be larger than the memory."""
+        after = self._pruned
+        while some := self._connection.execute(_SOME, (after,)).fetchall():
+            yield from some
+            after = some[-1][0]
 
     # -- Room ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from wire import topics
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
-from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
+from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .agent import Agent, AsideFullError, Event, Handed, RingAsked, StatusAsked, wall_clock_ms
 from .config import EdgeConfig
@@ -29,6 +29,7 @@ from .syps import Syps, SypsLimits
 log = logging.getLogger("tillstream.edge")
 
 EVENTS_A_TURN = 100
+SOCKET_PATH_MAX_BYTES = 107
 
 
 def random_name(length: int = 22) -> str:
@@ -130,6 +131,8 @@ def _open_doors(config: EdgeConfig, inbox: Inbox[Event]) -> http_socket.Stop:
     if group_id is not None:  # The POS's hook leaves documents in the spool while the agent is down.
         os.chown(config.spool_dir, -1, group_id)
         Path(config.spool_dir).chmod(0o2770)
+    if len(os.fsencode(config.socket_path)) > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(f"run_dir is too deep: {config.socket_path} is over {SOCKET_PATH_MAX_BYTES} bytes (unix(7))")
     fifo.listen(config.fifo_path, lambda urgent: inbox.put(RingAsked(urgent=urgent), 1), group_id)
     limits = SocketLimits(config.intake_connections, config.intake_timeout_s, config.intake_limit_bytes)
     door = Door(inbox, config.intake_timeout_s)

@@ -135,6 +135,11 @@ class Syps:
     _prune_at: float = 0.0
     _forks: deque[float] = field(default_factory=deque)
 
+    @property
+    def may_prune(self) -> bool:
+        """Say whether the till's own central is there: forgetting waits for it."""
+        return self._connected and self._central_online
+
     def on_connected(self, head: Head, now: float) -> list[Command]:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""
         self.head, self._connected = head, True
@@ -219,7 +224,10 @@ class Syps:
         if self._connected and now >= self._presence_at:
             self._presence_at = now + self.limits.presence_every_s
             commands.append(ShowPresence())
-        if self._connected and self._central_online and now >= self._prune_at:
+        if self._waiting and self._answer_out_until is not None and now >= self._answer_out_until:
+            waiting, self._waiting, self._answer_out_until = self._waiting, None, None
+            commands.append(Serve(waiting))  # The upload before it was never acknowledged; it is asked for again.
+        if self.may_prune and now >= self._prune_at:
             self._prune_at = now + self.limits.prune_every_s
             commands.append(Prune())
         return commands
@@ -231,6 +239,7 @@ class Syps:
         due = [self._presence_at]
         due += [self._ring_again_at] if self._ring_again_at is not None else []
         due += [self._prune_at] if self._central_online else []
+        due += [self._answer_out_until] if self._waiting and self._answer_out_until is not None else []
         return min(due)
 
     def _ring(self, now: float) -> list[Command]:
@@ -263,7 +272,7 @@ class Syps:
 
     def _confirm(self, through: int, central_id: str, backed_up: int | None, now: float) -> list[Command]:
         if self.own_central is None:
-            self.own_central = central_id
+            self.own_central, self._central_online = central_id, True
         if central_id != self.own_central:
             self.counters.foreign_central += 1
             return []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,8 @@ from .run import AGENTS_MAX, Plan, Run
 from .view import choose, tell_bytes, tell_kills, tell_lag
 
 RUN_S = 25
+KEPT_DATABASE = "demo-last/central.db"
+"""Where the last run leaves its database, in the folder it was called from, unless the whole folder is kept."""
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGENTS_RATE_MAX, FLEET_RATE_MAX = 60.0, 1000.0
 
@@ -110,10 +113,11 @@ def _run(plan: Plan, site: Site, *, as_json: bool) -> int:
     try:
         with view:
             proof, figures, findings = run.go()
+        database = site.database if site.keeps or plan.stay else _keep_database(site.database)
         if as_json:
-            click.echo(json.dumps(_as_json(proof, figures, findings, site)))
+            click.echo(json.dumps(_as_json(proof, figures, findings, database)))
         else:
-            for line in [*_tell(plan, proof, figures, findings), *_tell_where(plan, site)]:
+            for line in [*_tell(plan, proof, figures, findings), *_tell_where(site, database)]:
                 view.say(line)
         if plan.stay:
             run.stay()
@@ -133,14 +137,22 @@ def _tell(plan: Plan, proof: Proof, figures: Figures, findings: list[str]) -> li
     return [*lines, f"time       {figures.seconds:.1f} s"]
 
 
-def _tell_where(plan: Plan, site: Site) -> list[str]:
+def _keep_database(database: Path) -> Path:
+    """Leave a copy of the database for a look; the next run's takes its place."""
+    kept = Path(KEPT_DATABASE).absolute()
+    kept.parent.mkdir(exist_ok=True)
+    kept.unlink(missing_ok=True)
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(kept)) as copy:
+        source.backup(copy)
+    return kept
+
+
+def _tell_where(site: Site, database: Path) -> list[str]:
     till_id = min((path.name.removesuffix(SUFFIX) for path in site.books.glob(f"*{SUFFIX}")), default="till-1")
-    if site.keeps or plan.stay:
-        return tell_where(site.database, till_id)
-    return ["database   removed with its folder; --keep, --dir DIR or --stay leave it, with queries to look at it"]
+    return tell_where(database, till_id)
 
 
-def _as_json(proof: Proof, figures: Figures, findings: list[str], site: Site) -> dict[str, Any]:
+def _as_json(proof: Proof, figures: Figures, findings: list[str], database: Path) -> dict[str, Any]:
     told = asdict(figures) | {"bytes_per_document": figures.bytes_per_document, "unsent": figures.unsent}
     (documents_closed, documents_stored), (closed_minor, stored_minor) = proof.documents, proof.money_minor
     return told | {
@@ -151,8 +163,7 @@ def _as_json(proof: Proof, figures: Figures, findings: list[str], site: Site) ->
         "money_stored_minor": stored_minor,
         "differences": proof.differences,
         "findings": findings,
-        "folder": str(site.folder),
-        "database": str(site.database),
+        "database": str(database),
     }
 
 

@@ -202,6 +202,7 @@ def test_pruning_waits_for_the_tills_own_central(till):
     """What is stored and old goes only while that very central is there."""
     filled(till.outbox, 3)
     digest = till.outbox.head().digest
+    till.agent.syps.own_central = CENTRAL  # Known from an earlier connection; it is not there now.
     receive(till, a_confirmation(3, digest), topics.SALES_STORED)
     till.agent.config = type(till.agent.config)(till_id=TILL, retention_days=1e-9, spool_dir="/nonexistent")
     till.agent._clock_ms = lambda: NOW_MS + 10_000
@@ -315,7 +316,8 @@ def test_a_full_outbox_refuses_until_central_has_what_is_in_it(tmp_path):
         assert outbox.head().newest == newest
         assert not (tmp_path / "outbox.ballast").exists()
 
-        outbox.mark_stored(newest, CENTRAL, None)
+        made.agent.handle(Connected(1), 0.0)
+        receive(made, a_confirmation(newest, outbox.head().digest), topics.SALES_STORED)
         assert made.take_in(a_sale("next", note="x" * 3000)).appended.sequence == newest + 1
         assert outbox.head().oldest > 1
         assert (tmp_path / "outbox.ballast").exists()

@@ -535,3 +535,30 @@ def test_the_next_deadline_is_never_late():
         now = max(seldom.next_deadline(), now + 1e-6)
 
     assert abs(first - now) < 0.011
+
+
+# -- The broker goes away ----------------------------------------------------------------------------------------------
+
+
+def test_while_the_broker_is_away_nobody_is_asked_and_who_was_asked_is_asked_again():
+    """What was asked over the connection that ended is lost: its slot is not kept until a timeout runs out."""
+    core, request = asked()
+    core.on_link_down()
+
+    assert asks(core.on_tick(1)) == []
+    core.on_link_up()
+    (again,) = asks(core.on_tick(2))
+    assert (request.task, request.after) == (again.task, again.after)
+
+
+def test_a_till_that_has_connected_anew_is_asked_again():
+    """Its session was clean: a request that was on its way to the connection before is lost."""
+    core = known(a_collector())
+    core.on_presence(TILL, said(TillPresence, online=True, connection=1, boot_id="b"), 0)
+    ring(core, 5, 0)
+    assert len(asks(core.on_tick(0.5))) == 1
+
+    core.on_presence(TILL, said(TillPresence, online=True, connection=1, boot_id="b"), 1)
+    assert asks(core.on_tick(1)) == []
+    core.on_presence(TILL, said(TillPresence, online=True, connection=2, boot_id="b"), 2)
+    assert len(asks(core.on_tick(2))) == 1

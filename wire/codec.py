@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from .dictionary import DICTIONARY_1
+from .documents import DOCUMENT_LIMIT_MAX_BYTES
 from .messages import VERSION, Message, Sales
 
 FORMAT_1 = b"\x01"
@@ -40,7 +41,7 @@ class SalesLimits:
     """What one upload may hold once inflated."""
 
     documents: int = 200
-    inflated_bytes: int = 512 * 1024 + 256 * 1024 + HEADER_LIMIT_BYTES
+    inflated_bytes: int = 512 * 1024 + DOCUMENT_LIMIT_MAX_BYTES + HEADER_LIMIT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 DOCUMENT_ID_MAX = 64
-INT64_MAX = 2**63 - 1
+DOCUMENT_LIMIT_MAX_BYTES = 2**20
+"""No till may be told to take larger documents whole: central reads what any till may hold, and brokers carry it."""
 
 TransactionType = Literal[
     "sale", "return", "exchange", "post_void", "cancelled", "correction",

@@ -120,7 +120,7 @@ class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     online: bool
     connection: Count
-    store_id: Annotated[str, Meta(max_length=64)] = ""
+    store_id: Annotated[str, Meta(max_length=64, pattern=r"^[^\x00-\x1f]*$(?!\n)")] = ""
     agent_version: Annotated[str, Meta(max_length=64)] = ""
     boot_id: ShortId
     started_at_ms: EpochMs = 0

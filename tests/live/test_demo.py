@@ -26,9 +26,9 @@ def started(folder, *options):
     """Run the demo with its temporary folders under ``folder``; yield the process."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tillstream", "demo", *options]
-    environment = {**os.environ, "TMPDIR": str(folder)}
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+    with subprocess.Popen(command, cwd=folder.parent, env=environment, **pipes) as process:
         try:
             yield process
         finally:
