@@ -164,6 +164,7 @@ class Outbox:
         self._newest: int = self._pruned if newest is None else newest
         self._digest: bytes = self.digest_at(self._newest) or self._pruned_digest
         self._saved = self._facts()
+        self._oldest_unsent: tuple[int, int | None] = (0, None)
 
     # -- Appending -------------------------------------------------------------------------------------------------
 
@@ -199,7 +200,7 @@ class Outbox:
             newest=self._newest,
             digest=self._digest,
             stored=self._stored,
-            oldest_unsent_at_ms=self._appended_at_ms(self._stored + 1) if self._stored < self._newest else None,
+            oldest_unsent_at_ms=self._unsent_since(),
             previous=self._previous,
         )
 
@@ -232,9 +233,14 @@ class Outbox:
         names = ("sequence", "document_id", "size_bytes", "appended_at_ms")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def _appended_at_ms(self, sequence: int) -> int | None:
-        row: tuple[int] | None = self._connection.execute(_OLDEST_UNSENT, (sequence,)).fetchone()
-        return row[0] if row else None
+    def _unsent_since(self) -> int | None:
+        """Return when the oldest unsent document was appended; asked for with every head, so remembered."""
+        if self._stored >= self._newest:
+            return None
+        if self._oldest_unsent[0] != self._stored + 1:
+            row: tuple[int] | None = self._connection.execute(_OLDEST_UNSENT, (self._stored + 1,)).fetchone()
+            self._oldest_unsent = self._stored + 1, row[0] if row else None
+        return self._oldest_unsent[1]
 
     # -- What central has ------------------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ HEADER_LIMIT_BYTES = 4096
 SMALL_LIMIT_BYTES = 64 * 1024
 """Every message but sales: the largest is a doorbell with sixteen histories, about 2 KiB."""
 
+LEVEL = 5
+"""Measured on generated backlogs: 1.07 of zlib -9 at 29 µs a document; 6 gives 1.04 at 40 µs, 4 gives 1.17 at 23."""
+
 _RAW_DEFLATE = -15
 
 WireCode = Literal["bad_json", "bad_message", "unknown_version", "unknown_format", "too_large", "bad_count"]
@@ -70,7 +73,7 @@ def decode(message_type: type[AnyMessage], payload: bytes) -> AnyMessage:
 
 def pack_sales(header: Sales, bodies: Sequence[bytes]) -> bytes:
     """Return the payload of one upload; the bodies must be free of line breaks, as the outbox keeps them."""
-    deflate = zlib.compressobj(6, zlib.DEFLATED, _RAW_DEFLATE, 9, zdict=DICTIONARY_1)
+    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, _RAW_DEFLATE, 9, zdict=DICTIONARY_1)
     lines = b"\n".join((msgspec.json.encode(header), *bodies))
     return FORMAT_1 + deflate.compress(lines) + deflate.flush()
 

@@ -66,9 +66,12 @@ class SimBroker:
     world: object
     links: dict[str, SimLink] = field(default_factory=dict)
     retained: dict[str, bytes] = field(default_factory=dict)
+    clients: dict[str, SimLink] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
 
     def link(self, client, filters):
-        return SimLink(client, self, filters)
+        link = self.clients[client] = SimLink(client, self, filters)
+        return link
 
     def connect(self, link):
         """Let a client in after a while; its retained messages follow."""
@@ -82,7 +85,7 @@ class SimBroker:
         self.links[link.client] = link
         link.deliver(Connected(generation))
         for topic, payload in sorted(self.retained.items()):
-            if any(matches(one, topic) for one in link.filters):
+            if self._reads(link, topic):
                 self._send(link, topic, payload, retained=True)
 
     def cut(self, link, reason="cut"):
@@ -112,10 +115,14 @@ class SimBroker:
     def _route(self, topic, payload, retain):
         if retain and not self.world.chance("loss"):
             self.retained[topic] = payload
-        for name in sorted(self.links):
-            link = self.links[name]
-            if any(matches(one, topic) for one in link.filters):
-                self._send(link, topic, payload, retained=False)
+        if topic not in self.readers:
+            self.readers[topic] = [name for name in sorted(self.clients) if self._reads(self.clients[name], topic)]
+        for name in self.readers[topic]:
+            if name in self.links:
+                self._send(self.links[name], topic, payload, retained=False)
+
+    def _reads(self, link, topic):
+        return any(matches(one, topic) for one in link.filters)
 
     def _send(self, link, topic, payload, *, retained):
         if self.world.chance("loss"):

@@ -85,7 +85,7 @@ class World:
 
     # -- The run ---------------------------------------------------------------------------------------------------
 
-    def run(self, storm_s=45.0, most_s=20_000.0):
+    def run(self, storm_s=30.0, most_s=20_000.0):
         self._plan(storm_s)
         self.after(storm_s, self._calm_down)
         try:
