@@ -7,7 +7,7 @@ import time
 from itertools import cycle
 from pathlib import Path
 
-from figures import Figure
+from figures import Figure, middle, middle_ratio
 from ingest import COLUMNS, _insert
 from material import bodies
 from station import Station, cpu_s, peak_mib, running, token
@@ -15,7 +15,7 @@ from station import Station, cpu_s, peak_mib, running, token
 from central.store import Store
 from fleet.loop import Fleet, FleetSettings
 
-BACKLOG_TILLS, BACKLOG_EACH = 20, 1000
+BACKLOG_TILLS, BACKLOG_EACH, ROUNDS = 20, 1000, 5
 LIVE = ((1_000, 60.0), (10_000, 60.0))
 """Tills, and for how long they sell, in seconds; each closes one receipt a minute."""
 QUIET_S = 0.5
@@ -24,6 +24,20 @@ QUIET_S = 0.5
 def measure_backlog() -> list[Figure]:
     """Return the rate of a backlog from the outboxes to the commit, against direct inserts of the same rows."""
     tills = {f"till-{number}": bodies(f"till-{number}", BACKLOG_EACH) for number in range(1, BACKLOG_TILLS + 1)}
+    rounds = [_backlog(tills) for _ in range(ROUNDS)]
+    ours, direct, central, broker = ([one[column] for one in rounds] for column in range(4))
+    ratios = [rate / limit for rate, limit in zip(ours, direct, strict=True)]
+    name = f"outbox → stored and told, {BACKLOG_TILLS * BACKLOG_EACH:,} documents, tills on the same cores, documents/s"
+    met = sorted(ratios)[ROUNDS // 2] >= 0.3
+    limit = f"direct executemany {middle(direct)}"
+    each = f"central {middle(central)}; broker {middle(broker)}"
+    return [
+        Figure("backlog", name, middle(ours), limit, f"≥ 0.3 of direct (aim 0.5): {middle_ratio(ratios)}", met),
+        Figure("backlog", "CPU seconds per million documents", each, "", "", None),
+    ]
+
+
+def _backlog(tills: dict[str, list[bytes]]) -> tuple[float, float, float, float]:
     wanted = BACKLOG_TILLS * BACKLOG_EACH
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -39,22 +53,7 @@ def measure_backlog() -> list[Figure]:
             fleet.stop()
         rows = _rows(station.database)
         assert len(rows) == wanted
-        direct = _insert(rows)
-    each = ", ".join(f"{who} {1e6 * s / wanted:,.0f}" for who, s in zip(("central", "broker"), spent, strict=True))
-    name = (
-        f"outbox → stored and told, {wanted:,} documents, {station.broker_name}, tills on the same cores, documents/s"
-    )
-    return [
-        Figure(
-            "backlog",
-            name,
-            f"{rate:,.0f}",
-            f"direct executemany {direct:,.0f}",
-            f"≥ 0.3: {rate / direct:.2f}",
-            rate / direct >= 0.3,
-        ),
-        Figure("backlog", "CPU seconds per million documents", each, "", "", None),
-    ]
+        return rate, _insert(rows), 1e6 * spent[0] / wanted, 1e6 * spent[1] / wanted
 
 
 def measure_live() -> list[Figure]:

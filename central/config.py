@@ -43,7 +43,10 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 512 * 1024
 
     batch_messages: Annotated[int, Meta(ge=1, le=100_000)] = 500
-    batch_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
+    batch_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 512 * 1024
+    """How much one transaction takes, as received. Small enough that tills pack while central commits: with all that
+    waits in one go the two take turns instead (11,000 documents a second instead of 14,000)."""
+
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 20_000
     inbox_bytes: Annotated[int, Meta(ge=2**20, le=2**34)] = 64 * 2**20
 
