@@ -18,6 +18,7 @@ PARTS = {
     "ingest": ("ingest", "measure"),
     "backlog": ("whole_way", "measure_backlog"),
     "live": ("whole_way", "measure_live"),
+    "return": ("whole_way", "measure_return"),
     "link": ("link_bytes", "measure"),
     "till": ("till", "measure"),
     "simulation": ("simulation", "measure"),

@@ -20,6 +20,7 @@ BACKLOG_TILLS, BACKLOG_EACH, ROUNDS = 20, 1000, 5
 LIVE = ((1_000, 60.0), (10_000, 60.0))
 """Tills, and for how long they sell, in seconds; each closes one receipt a minute."""
 QUIET_S = 0.5
+RETURN_TILLS, RETURN_EACH = 10_000, 20
 
 
 def measure_backlog() -> list[Figure]:
@@ -102,6 +103,25 @@ def _live(tills: int, selling_s: float) -> list[Figure]:
             None,
         ),
     ]
+
+
+def measure_return() -> list[Figure]:
+    """Return central's and the broker's memory while a whole fleet comes back with a backlog at once."""
+    material = [body for body in bodies("till-x", 3000) if b'"transaction_type":"sale"' in body]
+    with tempfile.TemporaryDirectory() as name, running(Path(name)) as station:
+        ids = [f"till-{number}" for number in range(1, RETURN_TILLS + 1)]
+        fleet = _fleet(Path(name), station, ids)
+        for number, till in enumerate(ids * RETURN_EACH):
+            fleet.close_document(till, _renamed(material[number % len(material)], till, number))
+        started = time.perf_counter()
+        assert fleet.run(lambda: fleet.unsent == 0, 200), (fleet.unsent, station.through())
+        took_s = time.perf_counter() - started
+        memory, broker = peak_mib(station.central.pid), peak_mib(station.broker.pid)
+        fleet.stop()
+    count = RETURN_TILLS * RETURN_EACH
+    name = f"{RETURN_TILLS:,} tills × {RETURN_EACH} documents come back at once: central's peak memory, MiB"
+    rate = f"drained at {count / took_s:,.0f} documents/s, 400 connections a second among it; broker {broker:.0f} MiB"
+    return [Figure("return", name, f"{memory:.0f}", rate, "≤ 300 (design: with 100 documents each)", memory <= 300)]
 
 
 def _fleet(folder: Path, station: Station, tills: list[str]) -> Fleet:
