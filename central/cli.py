@@ -42,17 +42,23 @@ def central(context: click.Context, path: Path | None, database: str | None) -> 
       tillstream central status                one screen
       tillstream central tills --behind        who owes documents, worst first
     """
-    environ = {**os.environ, **({"TILLSTREAM_DATABASE": database} if database else {})}
+    context.obj = path, {**os.environ, **({"TILLSTREAM_DATABASE": database} if database else {})}
+
+
+def _configured(context: click.Context) -> CentralConfig:
+    """Read the configuration when a command runs, and not before: its --help needs none."""
+    path, environ = context.obj
     try:
-        context.obj = read_config(CentralConfig, "central", path, environ)
+        return read_config(CentralConfig, "central", path, environ)
     except ConfigError as problem:
         raise _fail(str(problem)) from problem
 
 
 @central.command()
-@click.pass_obj
-def run(config: CentralConfig) -> None:
+@click.pass_context
+def run(context: click.Context) -> None:
     """Run one worker until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
+    config = _configured(context)
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
@@ -73,9 +79,10 @@ def _read(config: CentralConfig, query: Callable[[], Any]) -> Any:
 @click.option(
     "--exit-code", is_flag=True, help="Exit with 3 if a till is behind, a gap is open or quarantine is not empty."
 )
-@click.pass_obj
-def status(config: CentralConfig, as_json: bool, exit_code: bool) -> None:
+@click.pass_context
+def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
     """Show how many tills there are, how many are proven complete, and what needs a person."""
+    config = _configured(context)
     told = _read(config, reports.status)
     if as_json:
         click.echo(json.dumps(told))
@@ -90,9 +97,10 @@ def status(config: CentralConfig, as_json: bool, exit_code: bool) -> None:
 @click.option("--till", help="Only this till.")
 @click.option("--behind", is_flag=True, help="Only tills that owe documents.")
 @as_json_option
-@click.pass_obj
-def tills(config: CentralConfig, till: str | None, behind: bool, as_json: bool) -> None:
+@click.pass_context
+def tills(context: click.Context, till: str | None, behind: bool, as_json: bool) -> None:
     """List the tills, worst first. «verified»: central provably holds everything the till ever rang for."""
+    config = _configured(context)
     rows = _read(config, lambda: reports.tills(till, behind=behind))
     _table(rows, ("till_id", "store_id", "online", "through", "behind", "verified", "moved_at_ms"), as_json)
 
@@ -101,9 +109,10 @@ def tills(config: CentralConfig, till: str | None, behind: bool, as_json: bool) 
 @click.option("--open", "is_open", is_flag=True, help="Only tasks that are not finished.")
 @most_option
 @as_json_option
-@click.pass_obj
-def tasks(config: CentralConfig, is_open: bool, most: int, as_json: bool) -> None:
+@click.pass_context
+def tasks(context: click.Context, is_open: bool, most: int, as_json: bool) -> None:
     """List upload tasks, newest first; one that was done within a second is counted, not listed."""
+    config = _configured(context)
     rows = _read(config, lambda: reports.tasks(most, is_open=is_open))
     columns = ("task_id", "till_id", "state", "reason", "attempts", "created_at_ms", "finished_at_ms", "note")
     _table(rows, columns, as_json)
@@ -113,9 +122,10 @@ def tasks(config: CentralConfig, is_open: bool, most: int, as_json: bool) -> Non
 @click.option("--till", help="Only of this till.")
 @most_option
 @as_json_option
-@click.pass_obj
-def quarantine(config: CentralConfig, till: str | None, most: int, as_json: bool) -> None:
+@click.pass_context
+def quarantine(context: click.Context, till: str | None, most: int, as_json: bool) -> None:
     """List documents that could not be accepted, with the code and the field that is wrong."""
+    config = _configured(context)
     rows = _read(config, lambda: reports.quarantine(most, till))
     _table(rows, ("id", "till_id", "sequence", "document_id", "code", "reason"), as_json)
 
@@ -129,9 +139,10 @@ def quarantine(config: CentralConfig, till: str | None, most: int, as_json: bool
 @click.option("--bytes", "as_bytes", is_flag=True, help="With --id: print the exact bytes that were received.")
 @most_option
 @as_json_option
-@click.pass_obj
-def documents(config: CentralConfig, /, as_bytes: bool, most: int, as_json: bool, **wanted: str | None) -> None:
+@click.pass_context
+def documents(context: click.Context, /, as_bytes: bool, most: int, as_json: bool, **wanted: str | None) -> None:
     """Find documents, newest first."""
+    config = _configured(context)
     if as_bytes:
         if not wanted["document_id"]:
             raise click.UsageError("--bytes needs --id")
@@ -154,9 +165,10 @@ def documents(config: CentralConfig, /, as_bytes: bool, most: int, as_json: bool
 
 @central.command()
 @as_json_option
-@click.pass_obj
-def gaps(config: CentralConfig, as_json: bool) -> None:
+@click.pass_context
+def gaps(context: click.Context, as_json: bool) -> None:
     """List the ranges that a till rang for and can no longer send."""
+    config = _configured(context)
     rows = _read(config, reports.gaps)
     _table(rows, ("id", "till_id", "stream", "first", "last", "reason", "found_at_ms"), as_json)
 
@@ -165,9 +177,10 @@ def gaps(config: CentralConfig, as_json: bool) -> None:
 @click.argument("till")
 @click.option("--note", default="", help="Why; it is kept with the task.")
 @as_json_option
-@click.pass_obj
-def request(config: CentralConfig, till: str, note: str, as_json: bool) -> None:
+@click.pass_context
+def request(context: click.Context, till: str, note: str, as_json: bool) -> None:
     """Ask TILL for everything central lacks; safe to repeat."""
+    config = _configured(context)
     try:
         with reports.wishing(config.database):
             task_id = reports.wish(till, wall_clock_ms(), note)

@@ -38,19 +38,25 @@ def edge(context: click.Context, path: Path | None) -> None:
       tillstream edge append receipt.json      hand over a document by hand
       tillstream edge status                   what central has, and what it lacks
     """
+    context.obj = path
+
+
+def _configured(context: click.Context) -> EdgeConfig:
+    """Read the configuration when a command runs, and not before: its --help needs none."""
     try:
-        context.obj = read_config(EdgeConfig, "edge", path, os.environ)
+        return read_config(EdgeConfig, "edge", context.obj, os.environ)
     except ConfigError as problem:
         raise _fail(str(problem)) from problem
 
 
 @edge.command()
-@click.pass_obj
-def run(config: EdgeConfig) -> None:
+@click.pass_context
+def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
     from .outbox import OutboxBusyError
     from .service import run as run_agent
 
+    config = _configured(context)
     log_to_stderr(config.log_level)
     try:
         run_agent(config)
@@ -61,8 +67,8 @@ def run(config: EdgeConfig) -> None:
 @edge.command()
 @click.argument("files", type=click.File("rb"), nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each document.")
-@click.pass_obj
-def append(config: EdgeConfig, files: tuple[BinaryIO, ...], as_json: bool) -> None:
+@click.pass_context
+def append(context: click.Context, files: tuple[BinaryIO, ...], as_json: bool) -> None:
     """Hand over documents, one a file (standard input without a FILE, or -).
 
     While the agent is down they are left in the spool folder, and it takes them from there.
@@ -71,6 +77,7 @@ def append(config: EdgeConfig, files: tuple[BinaryIO, ...], as_json: bool) -> No
     Example:
       echo '{"document_id": "42", "transaction_type": "no_sale", …}' | tillstream edge append
     """
+    config = _configured(context)
     givens = [file.read() for file in files] or [sys.stdin.buffer.read()]
     for given in givens:
         told = _append(config, given)
@@ -106,9 +113,10 @@ def _tell_appended(told: dict[str, Any]) -> str:
 
 @edge.command()
 @click.option("--urgent", is_flag=True, help="Ask central to come at once, past its debounce.")
-@click.pass_obj
-def ring(config: EdgeConfig, urgent: bool) -> None:
+@click.pass_context
+def ring(context: click.Context, urgent: bool) -> None:
     """Ring now, as the POS's hook does."""
+    config = _configured(context)
     try:
         descriptor = os.open(config.fifo_path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as problem:
@@ -120,9 +128,10 @@ def ring(config: EdgeConfig, urgent: bool) -> None:
 @edge.command()
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--exit-code", is_flag=True, help="Exit with 3 if documents wait and nobody can fetch them.")
-@click.pass_obj
-def status(config: EdgeConfig, as_json: bool, exit_code: bool) -> None:
+@click.pass_context
+def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
     """Show what central has and what it lacks; answers while the agent is down too."""
+    config = _configured(context)
     told = _status(config, "/status")
     click.echo(json.dumps(told) if as_json else _tell_status(told))
     if exit_code and told["unsent"] and not told.get("connected"):
@@ -132,9 +141,10 @@ def status(config: EdgeConfig, as_json: bool, exit_code: bool) -> None:
 @edge.command()
 @click.option("--most", default=100, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--json", "as_json", is_flag=True)
-@click.pass_obj
-def pending(config: EdgeConfig, most: int, as_json: bool) -> None:
+@click.pass_context
+def pending(context: click.Context, most: int, as_json: bool) -> None:
     """List the documents that central is not known to have, oldest first."""
+    config = _configured(context)
     documents = _status(config, f"/pending?most={most}", most).get("pending", [])
     if as_json:
         click.echo(json.dumps(documents))

@@ -13,7 +13,12 @@ from .program import EXIT_FAILED
 
 @click.group()
 def wire() -> None:
-    """Read what travels between tills and central."""
+    """Read what travels between tills and central.
+
+    \b
+    Example:
+      mosquitto_sub -t 'till/+/sales/+' -C 1 -N | tillstream wire decode
+    """
 
 
 @wire.command()
