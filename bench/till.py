@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,19 +16,11 @@ from pathlib import Path
 from figures import Figure
 from material import bodies
 
+from edge.intake.http_socket import UnixConnection
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS, IDLE_S, HOOKS = 200, 30, 200
 LIBRARIES = ("paho-mqtt", "peewee", "msgspec", "click")
-
-
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
 
 
 def measure() -> list[Figure]:
@@ -77,7 +67,7 @@ def _start(folder: Path, prefix: list[str]) -> tuple[subprocess.Popen, float]:
     )
     while time.perf_counter() - started < 20:
         try:
-            connection = _Unix(folder / "run" / "edge.sock")
+            connection = UnixConnection(folder / "run" / "edge.sock", 10)
             connection.request("GET", "/status")
             connection.getresponse().read()
             break
@@ -93,7 +83,7 @@ def _stop(agent: subprocess.Popen) -> None:
 
 def hand_over(folder: Path, documents: list[bytes]) -> None:
     """Hand documents over by the socket, one connection for all."""
-    connection = _Unix(folder / "run" / "edge.sock")
+    connection = UnixConnection(folder / "run" / "edge.sock", 10)
     for body in documents:
         connection.request("POST", "/documents", body)
         answer = connection.getresponse()

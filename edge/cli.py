@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -199,21 +198,10 @@ def _tell_age(age_s: float | None) -> str:
     return "" if age_s is None else f", the oldest since {age_s:.0f} s"
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over the agent's Unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 def _ask(config: EdgeConfig, method: str, target: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
-    connection = _UnixConnection(config.socket_path, config.intake_timeout_s + 1)
+    from .intake.http_socket import UnixConnection
+
+    connection = UnixConnection(config.socket_path, config.intake_timeout_s + 1)
     try:
         connection.request(method, target, body)
         answer = connection.getresponse()

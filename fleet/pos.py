@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from edge.intake.http_socket import UnixConnection
 from fleet.baskets import Document, encode
 from fleet.ledger import Ledger, append_line, cut_torn_line, enter, fingerprint, read_lines
 
@@ -46,17 +46,6 @@ def identity_of(body: bytes) -> str:
     return msgspec.json.decode(body, type=_Identity).document_id
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 class Socket:
     """The agent's Unix socket; a connection for each document, as a POS's script has it."""
 
@@ -65,7 +54,7 @@ class Socket:
 
     def __call__(self, body: bytes, /) -> None:
         """Post the document and believe only an answer that says it is held."""
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = UnixConnection(self._path, self._timeout_s)
         try:
             connection.request("POST", "/documents", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()

@@ -6,8 +6,10 @@ a numbered stub took its place because it is oversize. Errors are ``application/
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import socket
 import socketserver
 import threading
 from collections.abc import Callable
@@ -119,6 +121,20 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class names it so
         """Log nothing: the agent logs what it does."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """The other end: HTTP over the agent's socket, for our own commands and for POS software in Python."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket; raises OSError where nobody listens."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def listen(path: Path, ask: Ask, limits: SocketLimits, group_id: int | None) -> Stop:
