@@ -23,7 +23,7 @@ from .config import EdgeConfig
 from .intake import fifo, http_socket
 from .intake.http_socket import Answer, SocketLimits, problem
 from .intake.prepare import NotADocumentError
-from .outbox import Outbox, OutboxFullError, OutboxLimits
+from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits
 from .syps import Syps, SypsLimits
 
 log = logging.getLogger("tillstream.edge")
@@ -47,6 +47,18 @@ def open_outbox(config: EdgeConfig) -> Outbox:
     Path(config.state_dir).mkdir(parents=True, exist_ok=True)
     limits = OutboxLimits(config.outbox_limit_bytes, config.ballast_bytes)
     return Outbox(config.outbox_path, limits, random_name)
+
+
+def open_outbox_patiently(config: EdgeConfig, within_s: float = 10.0) -> Outbox:
+    """Open the outbox for the agent; `tillstream edge status` may be looking into it at the very moment of a start."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return open_outbox(config)
+        except OutboxBusyError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
 
 
 def make_core(config: EdgeConfig, outbox: Outbox) -> Syps:
@@ -90,7 +102,7 @@ def link_settings(config: EdgeConfig) -> LinkSettings:
 
 def run(config: EdgeConfig) -> None:
     """Run the agent until SIGTERM or SIGINT; documents are taken whether or not the broker can be reached."""
-    outbox = open_outbox(config)
+    outbox = open_outbox_patiently(config)
     inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
     link = Link(link_settings(config), lambda number: agent.presence(number, online=False), inbox.put, SystemRandom())
     agent = Agent(config, outbox, make_core(config, outbox), link, wall_clock_ms)
