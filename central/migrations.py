@@ -65,6 +65,28 @@ CREATE VIEW document_tax AS
   FROM document d, json_each(CAST(d.body AS TEXT), '$.taxes') t;
 """
 
+_TABLES_3 = """
+ALTER TABLE till ADD COLUMN clock_skew_ms BIGINT;
+ALTER TABLE till ADD COLUMN parked_at_ms BIGINT;
+ALTER TABLE till ADD COLUMN parked_note TEXT NOT NULL DEFAULT '';
+ALTER TABLE task ADD COLUMN stream TEXT;
+ALTER TABLE task ADD COLUMN after BIGINT;
+ALTER TABLE task ADD COLUMN through BIGINT;
+CREATE TABLE till_tag (till_id TEXT NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (till_id, tag));
+CREATE TABLE store (store_id TEXT PRIMARY KEY, time_zone TEXT NOT NULL, day_cut_off TEXT NOT NULL);
+CREATE TABLE day (
+  store_id TEXT NOT NULL, business_day TEXT NOT NULL, state TEXT NOT NULL, since_ms BIGINT NOT NULL,
+  completed_at_ms BIGINT, reopened_at_ms BIGINT, PRIMARY KEY (store_id, business_day));
+CREATE TABLE held_before (
+  till_id TEXT NOT NULL, stream TEXT NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (till_id, stream, sequence));
+CREATE TABLE setting (
+  id {ID}, scope TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, revision BIGINT NOT NULL,
+  changed_at_ms BIGINT NOT NULL, note TEXT NOT NULL, UNIQUE (scope, name));
+CREATE TABLE audit (
+  id {ID}, at_ms BIGINT NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, object TEXT NOT NULL, note TEXT NOT NULL);
+CREATE INDEX document_by_sequence ON document (till_id, stream, sequence);
+"""
+
 
 def _tables(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_1.format(**words))
@@ -74,7 +96,11 @@ def _views(database: pw.Database, _words: dict[str, str]) -> None:
     _execute_all(database, _VIEWS_SQLITE)
 
 
-MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (_tables, _views)
+def _completeness(database: pw.Database, words: dict[str, str]) -> None:
+    _execute_all(database, _TABLES_3.format(**words))
+
+
+MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (_tables, _views, _completeness)
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 
 

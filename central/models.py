@@ -16,6 +16,10 @@ class Till(pw.Model):
     connection = pw.BigIntegerField(default=-1)
     presence_at_ms = pw.BigIntegerField(null=True)
     presence = pw.TextField(default="{}")
+    clock_skew_ms = pw.BigIntegerField(null=True)
+    """How far the till's clock was ahead when it last showed itself; null while it has not since it was registered."""
+    parked_at_ms = pw.BigIntegerField(null=True)
+    parked_note = pw.TextField(default="")
 
     class Meta:
         table_name = "till"
@@ -123,9 +127,91 @@ class Task(pw.Model):
     created_at_ms = pw.BigIntegerField()
     finished_at_ms = pw.BigIntegerField(null=True)
     note = pw.TextField(default="")
+    stream = pw.TextField(null=True)
+    after = pw.BigIntegerField(null=True)
+    """Set where documents are asked for once more: ``(after, through]`` of ``stream``; after moves with the answers."""
+    through = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "task"
+
+
+class TillTag(pw.Model):
+    """A word that groups tills, for settings."""
+
+    till_id = pw.TextField()
+    tag = pw.TextField()
+
+    class Meta:
+        table_name = "till_tag"
+        primary_key = pw.CompositeKey("till_id", "tag")
+
+
+class StoreRow(pw.Model):
+    """What a store's days need: its time zone (IANA) and when its business day ends on the next date (``HH:MM``)."""
+
+    store_id = pw.TextField(primary_key=True)
+    time_zone = pw.TextField()
+    day_cut_off = pw.TextField()
+
+    class Meta:
+        table_name = "store"
+
+
+class Day(pw.Model):
+    """What was last found of a store's business day, and when it was complete or reopened."""
+
+    store_id = pw.TextField()
+    business_day = pw.TextField()
+    state = pw.TextField()
+    since_ms = pw.BigIntegerField()
+    completed_at_ms = pw.BigIntegerField(null=True)
+    reopened_at_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "day"
+        primary_key = pw.CompositeKey("store_id", "business_day")
+
+
+class HeldBefore(pw.Model):
+    """A number of a stream whose document was here already, under another number: no hole."""
+
+    till_id = pw.TextField()
+    stream = pw.TextField()
+    sequence = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "held_before"
+        primary_key = pw.CompositeKey("till_id", "stream", "sequence")
+
+
+class Setting(pw.Model):
+    """What a till, a tag or the whole fleet is to do; an empty body was withdrawn."""
+
+    id = pw.BigAutoField()
+    scope = pw.TextField()
+    name = pw.TextField()
+    body = pw.TextField()
+    revision = pw.BigIntegerField()
+    changed_at_ms = pw.BigIntegerField()
+    note = pw.TextField(default="")
+
+    class Meta:
+        table_name = "setting"
+
+
+class Audit(pw.Model):
+    """Who did what to what, and why."""
+
+    id = pw.BigAutoField()
+    at_ms = pw.BigIntegerField()
+    who = pw.TextField()
+    action = pw.TextField()
+    object = pw.TextField()
+    note = pw.TextField(default="")
+
+    class Meta:
+        table_name = "audit"
 
 
 class Central(pw.Model):
@@ -139,4 +225,7 @@ class Central(pw.Model):
         table_name = "central"
 
 
-MODELS = (Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central)
+MODELS = (
+    Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central,
+    TillTag, StoreRow, Day, HeldBefore, Setting, Audit,
+)  # fmt: skip

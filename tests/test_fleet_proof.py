@@ -65,7 +65,11 @@ def database(tmp_path):
     path = tmp_path / "central.db"
     Store(str(path), lambda: "central").close()
     for till in TILLS:
-        change(path, f"INSERT INTO till VALUES ('{till}', '', 1, 0, 1, 1, 0, '{{}}')")
+        change(
+            path,
+            "INSERT INTO till (till_id, store_id, is_approved, first_seen_ms, connection, presence)"
+            f" VALUES ('{till}', '', 1, 0, 1, '{{}}')",
+        )
         change(
             path,
             "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms, moved_at_ms, verified_at_ms)"

@@ -427,7 +427,10 @@ def test_a_till_may_have_to_be_approved_first():
 
 def test_tasks_that_people_made_are_wishes_until_a_worker_takes_them(store):
     """A task without a worker is a wish; once noted by a worker it is none, and once finished it is closed."""
-    statement = "INSERT INTO task VALUES ('w1', 'till-1', NULL, 'waiting', 'operator', 0, ?, NULL, '')"
+    statement = (
+        "INSERT INTO task (task_id, till_id, state, reason, attempts, created_at_ms, note)"
+        " VALUES ('w1', 'till-1', 'waiting', 'operator', 0, ?, '')"
+    )
     store.database.execute_sql(statement, (NOW_MS,))
     assert store.wishes() == [("w1", "till-1")]
 

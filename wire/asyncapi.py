@@ -8,7 +8,17 @@ import msgspec
 
 from . import topics
 from .documents import Document
-from .messages import VERSION, CentralPresence, Message, ReceiptClosed, Sales, SalesStored, TillPresence, UploadRequest
+from .messages import (
+    VERSION,
+    CentralPresence,
+    Message,
+    ReceiptClosed,
+    Sales,
+    SalesStored,
+    Settings,
+    TillPresence,
+    UploadRequest,
+)
 
 MESSAGES: dict[topics.Topic, type[Message]] = {
     topics.RECEIPT_CLOSED: ReceiptClosed,
@@ -16,6 +26,7 @@ MESSAGES: dict[topics.Topic, type[Message]] = {
     topics.SALES: Sales,
     topics.SALES_STORED: SalesStored,
     topics.TILL_PRESENCE: TillPresence,
+    topics.SETTINGS: Settings,
     topics.CENTRAL_PRESENCE: CentralPresence,
 }
 _REF = "#/components/schemas/{name}"

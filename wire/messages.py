@@ -11,6 +11,8 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from .automation import Automation
+
 VERSION = 1
 """The wire version this code speaks; a message of another version is refused with a reason."""
 
@@ -25,7 +27,8 @@ Sequence = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 EpochMs = Annotated[int, Meta(ge=0, le=2**53 - 1, description="milliseconds since 1970-01-01 UTC")]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Worker = Annotated[int, Meta(ge=1, le=999)]
-Reason = Literal["doorbell", "sweep", "operator", "retry", "new_stream"]
+Reason = Literal["doorbell", "sweep", "operator", "retry", "new_stream", "repeat"]
+Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,10 +70,12 @@ class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Central → till: I have everything up to ``after`` with this digest; send what follows.
 
     It is the cumulative acknowledgement too. ``stream`` is None when central knows no stream of this till yet.
+    With ``reason`` repeat it asks for ``(after, through]`` once more, acknowledges nothing and carries no digest.
     """
 
     stream: StreamId | None = None
     after: Sequence = 0
+    through: Sequence | None = None
     digest: Digest | None = None
     central_id: ShortId
     backed_up: Sequence | None = None
@@ -84,7 +89,8 @@ class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Till → central: the header of one upload: *all* documents in ``(after, through]``; the digest is at through.
 
-    The documents follow it, one a line, byte for byte as the outbox holds them.
+    The documents follow it, one a line, byte for byte as the outbox holds them. ``before``, the digest at ``after``,
+    is given only where a request asked to repeat: such an upload fills holes and moves no watermark.
     """
 
     stream: StreamId
@@ -92,6 +98,7 @@ class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
     through: Sequence
     digest: Digest
     task: ShortId
+    before: Digest | None = None
 
 
 class Quarantined(Struct, frozen=True, array_like=True):
@@ -128,8 +135,29 @@ class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
     disk_free_bytes: Count | None = None
     unsent: Count = 0
     settings_revision: Count = 0
+    settings_error: Annotated[str, Meta(max_length=300)] = ""
+    """Which revision of the settings was refused, and why; the one before it stays in force."""
+    troubles: Annotated[dict[ShortId, EpochMs], Meta(max_length=32)] = {}
+    """What keeps the till from working as it should, by reason code, and since when."""
     findings: Annotated[dict[ShortId, Count], Meta(max_length=32)] = {}
     """What the till had to mend since its outbox was made, by code, such as ``card_number``: the POS needs a look."""
+
+
+class TillLimits(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The limits of a till that central may set; what is left out stays as the till's own file has it."""
+
+    ring_again_s: Seconds | None = None
+    ring_again_max_s: Seconds | None = None
+    presence_every_s: Seconds | None = None
+    retention_days: Annotated[float, Meta(gt=0, le=3650)] | None = None
+
+
+class Settings(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Central → till, retained: what this till is to do, as a whole; an empty payload gives the till back to itself."""
+
+    revision: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    automation: Automation | None = None
+    limits: TillLimits | None = None
 
 
 class CentralPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
