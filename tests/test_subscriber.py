@@ -312,7 +312,9 @@ def test_a_wish_of_a_person_is_taken_up_within_a_second(central):
     """A row without a worker in the table of tasks makes central ask."""
     central.shell.handle_all([central.bell(0, digest=digest_of([]))], 0.0)
     central.store.database.execute_sql(
-        "INSERT INTO task VALUES ('wish', ?, NULL, 'waiting', 'operator', 0, 1, NULL, '')", (TILL,)
+        "INSERT INTO task (task_id, till_id, state, reason, attempts, created_at_ms, note)"
+        " VALUES ('wish', ?, 'waiting', 'operator', 0, 1, '')",
+        (TILL,),
     )
     central.shell.tick(1.0)
 
@@ -325,7 +327,9 @@ def test_what_a_refused_note_would_have_written_is_not_forgotten(on_disk, path):
     even = digest_of([])
     on_disk.shell.handle_all([on_disk.bell(0, digest=even)], 0.0)
     on_disk.store.database.execute_sql(
-        "INSERT INTO task VALUES ('wish', ?, NULL, 'waiting', 'operator', 0, 1, NULL, '')", (TILL,)
+        "INSERT INTO task (task_id, till_id, state, reason, attempts, created_at_ms, note)"
+        " VALUES ('wish', ?, 'waiting', 'operator', 0, 1, '')",
+        (TILL,),
     )
     on_disk.shell.tick(1.0)
     on_disk.shell.tick(2.1)
