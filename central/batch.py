@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from wire import chain
 from wire.codec import Upload
-from wire.messages import History, Quarantined
+from wire.messages import History, Quarantined, Reason
 
 from .judge import Accepted, Refused
 
@@ -55,17 +55,38 @@ class Parcel:
 class Outcome:
     """What became of one parcel, and the row's watermark after it.
 
-    ``advanced``: committed, or empty and agreed. ``not_next``: it does not begin at the watermark. ``bad_digest``: its
-    documents are not what its digest says. ``unknown_stream``: no such stream is known. Only the first stores anything.
+    ``advanced``: committed, or empty and agreed. ``repeated``: what was asked for once more is stored where it was
+    missing; the watermark stays. ``not_next``: it does not begin at the watermark. ``bad_digest``: its documents are
+    not what its digest says. ``unknown_stream``: no such stream is known. Only the first two store anything.
     """
 
     till: str
-    kind: Literal["advanced", "not_next", "bad_digest", "unknown_stream"]
+    kind: Literal["advanced", "repeated", "not_next", "bad_digest", "unknown_stream"]
     mark: Mark
     after: int
     task: str
     documents: int = 0
     quarantined: tuple[Quarantined, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range ``(after, through]`` of a stream."""
+
+    stream: str
+    after: int
+    through: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """A task as the database has it; ``span`` is what it asks for once more, None if it asks for what is new."""
+
+    task_id: str
+    till: str
+    reason: Reason
+    attempts: int = 0
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +108,8 @@ class Batch:
     marks: dict[Key, Mark] = field(default_factory=dict)
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
     passed: list[tuple[str, str, int]] = field(default_factory=list)
+    held: list[tuple[str, str, int]] = field(default_factory=list)
+    """Numbers whose documents are here already under other numbers: they are no holes."""
 
     def take(self, parcel: Parcel, mark: Mark | None, heads: Sequence[Heard], judge: Judge) -> Outcome:
         """Check one upload against its watermark, put its rows into the batch, and say what became of it."""
@@ -94,6 +117,8 @@ class Batch:
         if mark is None:
             nothing = Mark(header.stream, 0, chain.first(header.stream))
             return Outcome(parcel.till, "unknown_stream", nothing, header.after, header.task)
+        if header.before is not None:
+            return self._take_again(parcel, mark, header.before, judge)
         if header.after != mark.through:
             return Outcome(parcel.till, "not_next", mark, header.after, header.task)
         digests = list(accumulate(bodies, chain.follow, initial=mark.digest))
@@ -105,6 +130,14 @@ class Batch:
         if bodies:
             self.marks[parcel.till, header.stream] = moved
         return Outcome(parcel.till, "advanced", moved, header.after, header.task, len(bodies), quarantined)
+
+    def _take_again(self, parcel: Parcel, mark: Mark, before: bytes, judge: Judge) -> Outcome:
+        """Take documents that were asked for once more: only below the watermark, which they do not move."""
+        header, bodies = parcel.upload.header, parcel.upload.bodies
+        if header.through > mark.through or chain.follow_all(before, bodies) != header.digest:
+            return Outcome(parcel.till, "bad_digest", mark, header.after, header.task)
+        quarantined = self._judge_all(parcel, judge)
+        return Outcome(parcel.till, "repeated", mark, header.after, header.task, len(bodies), quarantined)
 
     def quarantine_one(self, till: str, stream: str, sequence: int, refused: Refused, body: bytes) -> Quarantined:
         """Put one document aside with the reason and its exact bytes; its number counts all the same."""
@@ -186,8 +219,6 @@ def with_conflicts(outcomes: list[Outcome], conflicts: list[tuple[str, str, Quar
 
 
 def _own(outcome: Outcome, conflicts: list[tuple[str, str, Quarantined]]) -> tuple[Quarantined, ...]:
-    if outcome.kind != "advanced":
-        return ()
-    numbers = range(outcome.after + 1, outcome.mark.through + 1)
+    numbers = range(outcome.after + 1, outcome.after + outcome.documents + 1)
     key = outcome.till, outcome.mark.stream
     return tuple(one for till, stream, one in conflicts if (till, stream) == key and one.sequence in numbers)

@@ -7,13 +7,13 @@ come happens outside the slot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
 from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillPresence, UploadRequest, said
 
-from .batch import Heard, Mark, NewStream, Outcome
+from .batch import Heard, Mark, NewStream, OpenTask, Outcome, Span
 from .debounce import Debounce
 from .turns import BACKLOG, LIVE, URGENT, Alarms, Turns
 
@@ -40,6 +40,8 @@ class CollectorLimits:
     bad_digests_max: int = 3
     heads_max: int = 16
     """Heads that are kept for one till: one for each stream and boot."""
+    repeats_max: int = 16
+    """Ranges that are asked for once more of one till; further wishes wait in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,9 @@ class Task:
     asked_stream: str | None = None
     asked_newest: int = 0
     """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""
+    span: Span | None = None
+    """What is to be sent once more; it shrinks from below with each answer."""
+    note: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -107,12 +112,19 @@ class TillState:
     mark: Mark | None = None
     bell: ReceiptClosed | None = None
     task: Task | None = None
+    repeats: list[Task] = field(default_factory=list)
+    """What a person asked for once more; taken up only while nothing new is owed."""
     is_online: bool | None = None
     connection: int = -1
     is_approved: bool = True
     bad_digests: int = 0
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
+
+    @property
+    def is_repeating(self) -> bool:
+        """Say whether the task under way asks for what was sent before."""
+        return self.task is not None and self.task.is_open and self.task.span is not None
 
     @property
     def backlog(self) -> int:
@@ -141,6 +153,7 @@ class Counters:
     """Requests that the broker acknowledged and no answer followed: the most telling health figure there is."""
     uploads: int = 0
     documents: int = 0
+    repeated: int = 0
     quarantined: int = 0
     not_next: int = 0
     bad_digests: int = 0
@@ -171,7 +184,7 @@ class Collector:
         self,
         tills: list[tuple[str, Mark | None, bool | None, int, bool]],
         heads: list[tuple[str, Heard]],
-        tasks: list[tuple[str, str, Reason, int]],
+        tasks: list[OpenTask],
         now: float,
     ) -> None:
         """Take up what the database knows: watermarks, heads that were never passed, tasks that were never done."""
@@ -180,19 +193,28 @@ class Collector:
             state.mark, state.is_online, state.connection, state.is_approved = mark, online, connection, approved
         for till, head in heads:
             self._state(till, now).heads[head.stream, head.boot_id] = (head, now)
-        for task_id, till, reason, attempts in tasks:
-            self.on_task(task_id, till, reason, now, attempts=attempts)
+        for task in tasks:
+            self.on_task(task, now)
 
-    def on_task(self, task_id: str, till: str, reason: Reason, now: float, *, attempts: int = 0) -> None:
-        """Take up a task that stands in the database: left open by an earlier run, or made by a person."""
-        state = self._state(till, now)
-        if state.task and state.task.is_open:
-            if state.task.task_id != task_id:  # One at a time: what is under way will bring what this one asks for.
-                self._changed_tasks[task_id] = Task(task_id, till, reason, now, state="done", is_written=True)
-            return
-        state.task = Task(task_id, till, reason, now, attempts=attempts, is_written=True)
-        self._changed_tasks[task_id] = state.task
-        self._enqueue(state.task)
+    def on_task(self, given: OpenTask, now: float) -> None:
+        """Take up a task that stands in the database: left open by an earlier run, or made by a person.
+
+        The same task may come again until it is noted as taken up.
+        """
+        state = self._state(given.till, now)
+        task = Task(
+            given.task_id, given.till, given.reason, now, attempts=given.attempts, is_written=True, span=given.span
+        )
+        if given.span:
+            self._plan_repeat(state, task)
+        elif state.task and state.task.is_open and not state.is_repeating:
+            if state.task.task_id != given.task_id:  # What is under way will bring what this one asks for.
+                task.state = "done"
+                self._changed_tasks[given.task_id] = task
+        else:
+            self._set_aside(state)
+            state.task = task
+            self._enqueue(task)
 
     # -- What tills say --------------------------------------------------------------------------------------------
 
@@ -204,7 +226,8 @@ class Collector:
         self.counters.doorbells += 1
         state = self._state(till, now)
         state.bell = bell
-        state.is_online = True if is_live else state.is_online
+        if is_live:
+            self._is_back(state)
         if (task := state.task) and task.state == "requested" and task.asked_stream != bell.stream:
             self.turns.leave(till)  # Asked about another stream, or about none, a till answers with its doorbell.
             task.state = "waiting"
@@ -237,8 +260,18 @@ class Collector:
             return False
         if presence.online and presence.connection > state.connection >= 0:
             self._ask_anew(till)
-        state.is_online, state.connection = presence.online, presence.connection
+        state.connection = presence.connection
+        if presence.online:
+            self._is_back(state)
+        else:
+            state.is_online = False
         return True
+
+    def _is_back(self, state: TillState) -> None:
+        """Ask a till now that was not asked because it was away."""
+        was_away, state.is_online = state.is_online is False, True
+        if was_away and (task := state.task) and task.state == "resting" and task.till not in self.turns.resting:
+            self._enqueue(task)
 
     def on_link_down(self) -> None:
         """Ask nobody until the broker is back; whoever was asked and has not answered is asked again then."""
@@ -265,6 +298,8 @@ class Collector:
             state.mark = None  # The database no longer knows it: ask for the doorbell, which opens it again.
         elif state.mark is None or state.mark.stream == outcome.mark.stream:
             state.mark = outcome.mark
+        if outcome.kind == "repeated":
+            return self._on_repeated(outcome, state, answered, now)
         if outcome.kind == "advanced" and state.mark == outcome.mark:
             return self._on_advanced(outcome, state, task, answered, now)
         return self._on_refused(outcome, state, task, answered, now)
@@ -321,6 +356,9 @@ class Collector:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
         if bell.newest > mark.through:
             self._hear(till, state, bell, now)
+        if state.is_repeating and state.task and state.task.state == "requested":
+            return []  # Weighed again when that is answered.
+        self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent
         if task.state == "resting":  # It rings, so it is there: no need to sit out the rest.
@@ -352,6 +390,9 @@ class Collector:
             return [self._confirmation(till, state, outcome.quarantined)]
         if task and task.state == "requested" and not answered:
             return []  # A late answer to an earlier request; the one to this request is still to come.
+        if state.is_repeating:
+            self._set_aside(state)
+            task = None
         task = task or self._make_task(till, "doorbell", now)
         task.attempts = 0
         if outcome.mark.through < task.asked_newest:
@@ -365,7 +406,7 @@ class Collector:
     def _on_refused(
         self, outcome: Outcome, state: TillState, task: Task | None, answered: Task | None, now: float
     ) -> list[Command]:
-        if outcome.kind == "bad_digest":
+        if outcome.kind == "bad_digest" and not (answered and answered.span):
             state.bad_digests += 1
         if answered is None:
             is_asked = task is not None and task.state == "requested"
@@ -392,6 +433,53 @@ class Collector:
         )
         return Confirm(till, message)
 
+    # -- What is sent once more -------------------------------------------------------------------------------------
+
+    def _plan_repeat(self, state: TillState, task: Task) -> None:
+        known = task.task_id in {one.task_id for one in state.repeats}
+        if known or len(state.repeats) >= self.limits.repeats_max:
+            return
+        state.repeats.append(task)
+        self._changed_tasks[task.task_id] = task
+        self._go_on_repeating(state)
+
+    def _go_on_repeating(self, state: TillState) -> None:
+        """Take up the next range that is to be repeated, unless something new is under way: that goes first."""
+        if state.repeats and not (state.task and state.task.is_open):
+            state.task = state.repeats[0]
+            self._enqueue(state.task)
+
+    def _set_aside(self, state: TillState) -> None:
+        """Let a repetition that is not under way wait for what is new."""
+        if state.is_repeating and state.task:
+            self.turns.leave(state.task.till)
+            state.task.state, state.task = "waiting", None
+
+    def _on_repeated(self, outcome: Outcome, state: TillState, task: Task | None, now: float) -> list[Command]:
+        if task is None or task.span is None:
+            return []  # An answer that comes late; what it held is stored all the same.
+        if outcome.after > task.span.after:
+            task.note = f"the till retains nothing up to {outcome.after}"
+        task.attempts, came = 0, outcome.after + outcome.documents
+        task.span = replace(task.span, after=min(came, task.span.through))
+        self._changed_tasks[task.task_id] = task
+        self.turns.leave(outcome.till)
+        task.state = "waiting"
+        if came >= task.span.through or not outcome.documents:
+            self._end_repeat(state, task, "failed" if task.note and not outcome.documents else "done")
+        state.task = None
+        commands = self._weigh(outcome.till, state, now)
+        self._go_on_repeating(state)
+        return commands
+
+    def _end_repeat(self, state: TillState, task: Task, how: Literal["done", "failed", "expired"]) -> None:
+        self.turns.leave(task.till)
+        task.state = how
+        state.repeats.remove(task)
+        self._changed_tasks[task.task_id] = task
+        if state.task is task:
+            state.task = None
+
     # -- Tasks and turns -------------------------------------------------------------------------------------------
 
     def _make_task(self, till: str, reason: Reason, now: float) -> Task:
@@ -403,8 +491,15 @@ class Collector:
 
     def _enqueue(self, task: Task) -> None:
         task.state = "queued"
+        self._change(task)
         fits = self.tills[task.till].backlog <= self.limits.limit_documents
-        self.turns.queue(task.till, URGENT if task.is_urgent else LIVE if fits else BACKLOG)
+        rank = BACKLOG if task.span or not fits else LIVE
+        self.turns.queue(task.till, URGENT if task.is_urgent else rank)
+
+    def _change(self, task: Task) -> None:
+        """Have a change of state written, if the task stands in the database: people look at it there."""
+        if task.is_written:
+            self._changed_tasks[task.task_id] = task
 
     def _admit(self, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -418,25 +513,43 @@ class Collector:
         if not state.is_approved or state.is_online is False:
             self.counters.unasked += 1
             task.state = "resting"  # Without an end: it rings when it is back.
+            self._change(task)
             return []
+        if task.span and not (state.mark and state.mark.stream == task.span.stream):
+            return self._give_up_repeat(state, task)
         mark, bell = state.mark, state.bell
         task.state, task.attempts = "requested", task.attempts + 1
+        self._change(task)
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
         self.turns.asked.set(till, now + self.limits.timeout_s)
         self.counters.requests += 1
-        message = said(
+        return [Ask(till, self._request_message(state, task))]
+
+    def _request_message(self, state: TillState, task: Task) -> UploadRequest:
+        mark, span = state.mark, task.span
+        return said(
             UploadRequest,
             stream=mark.stream if mark else None,
-            after=mark.through if mark else 0,
-            digest=mark.digest if mark else None,
+            after=span.after if span else mark.through if mark else 0,
+            through=span.through if span else None,
+            digest=mark.digest if mark and not span else None,
             central_id=self.central_id,
             limit_documents=self.limits.limit_documents,
             limit_bytes=self.limits.limit_bytes,
             worker=self.worker,
             task=task.task_id,
-            reason=self._reason(state, task),
+            reason="repeat" if span else self._reason(state, task),
         )
-        return [Ask(till, message)]
+
+    def _give_up_repeat(self, state: TillState, task: Task) -> list[Command]:
+        """Numbers mean nothing in another stream; with no stream known yet, the doorbell that names it comes first."""
+        if state.mark:
+            task.note = f"the till went on in stream {state.mark.stream}"
+            self._end_repeat(state, task, "failed")
+            self._go_on_repeating(state)
+        else:
+            self._set_aside(state)
+        return []
 
     def _reason(self, state: TillState, task: Task) -> Reason:
         if state.bad_digests >= self.limits.bad_digests_max:
@@ -453,21 +566,31 @@ class Collector:
         """Wait outside the slot, longer each time; give up after ``attempts_max``, and leave the till to the sweep."""
         self.turns.leave(task.till)
         if task.attempts >= self.limits.attempts_max:
-            self._finish(task.till, self.tills[task.till], "failed")
+            self._end(self.tills[task.till], task, "failed")
             return
         wait_s = min(self.limits.retry_max_s, self.limits.retry_min_s * 2 ** min(task.attempts - 1, 20))
         task.state = "resting"
+        self._change(task)
         self.turns.resting.set(task.till, now + wait_s * self._rng.uniform(0.7, 1.3))
 
     def _finish(self, till: str, state: TillState, how: Literal["done", "failed", "expired"]) -> None:
+        """End the task that asks for what is new, and take up what is to be repeated."""
         self._debounce.cancel(till)
-        self.turns.leave(till)
-        if (task := state.task) and task.is_open:
+        if (task := state.task) and task.is_open and not task.span:
+            self.turns.leave(till)
             task.state = how
             if task.is_written:
                 self._changed_tasks[task.task_id] = task
             else:
                 self._changed_tasks.pop(task.task_id, None)
+        self._go_on_repeating(state)
+
+    def _end(self, state: TillState, task: Task, how: Literal["failed", "expired"]) -> None:
+        if task.span:
+            self._end_repeat(state, task, how)
+            self._go_on_repeating(state)
+        else:
+            self._finish(task.till, state, how)
 
     def _sweep_one(self, till: str, state: TillState, now: float) -> None:
         """Ask a till that was not found even for ``sweep_s``; end a task that nobody could answer for a day."""
@@ -477,7 +600,7 @@ class Collector:
         self._sweep.set(till, now + self.limits.sweep_s)
         task = state.task
         if task and task.state == "resting" and now - task.created_at >= self.limits.task_expires_s:
-            self._finish(till, state, "expired")
+            self._end(state, task, "expired")
         if not (task and task.is_open) and state.is_online is not False:
             self._enqueue(self._make_task(till, "sweep", now))
 
@@ -534,7 +657,10 @@ class Collector:
 
     def _count(self, outcome: Outcome) -> None:
         self.counters.uploads += 1
-        self.counters.documents += outcome.documents
+        if outcome.kind == "repeated":
+            self.counters.repeated += outcome.documents
+        else:
+            self.counters.documents += outcome.documents
         self.counters.quarantined += len(outcome.quarantined)
         self.counters.not_next += outcome.kind == "not_next"
         self.counters.bad_digests += outcome.kind == "bad_digest"

@@ -15,9 +15,21 @@ from typing import Any, cast
 import peewee as pw
 
 from wire import chain
-from wire.messages import Quarantined, Reason
+from wire.messages import Quarantined
 
-from .batch import Batch, Heard, Judge, Key, Mark, NewStream, Outcome, Parcel, with_conflicts
+from .batch import (
+    Batch,
+    Heard,
+    Judge,
+    Key,
+    Mark,
+    NewStream,
+    OpenTask,
+    Outcome,
+    Parcel,
+    Span,
+    with_conflicts,
+)
 from .judge import Accepted, Refused, judge
 from .migrations import migrate
 
@@ -52,22 +64,27 @@ _HEAR = (
     "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest"
 )
+_HELD = "INSERT INTO held_before (till_id, stream, sequence) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
 _SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
 _PRESENCE = (
     "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ? WHERE till_id = ?"
 )
 _TASK = (
-    "INSERT INTO task (task_id, till_id, worker, state, reason, attempts, created_at_ms, finished_at_ms, note)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_id) DO UPDATE SET worker = excluded.worker,"
-    " state = excluded.state, attempts = excluded.attempts, finished_at_ms = excluded.finished_at_ms"
+    "INSERT INTO task (task_id, till_id, worker, state, reason, attempts, created_at_ms, finished_at_ms, note,"
+    " stream, after, through) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_id) DO UPDATE SET"
+    " worker = excluded.worker, state = excluded.state, attempts = excluded.attempts, after = excluded.after,"
+    " finished_at_ms = excluded.finished_at_ms, note = CASE excluded.note WHEN '' THEN task.note ELSE excluded.note END"
 )
 _TILLS = (
     "SELECT t.till_id, t.is_online, t.connection, t.is_approved, w.stream, w.through, w.digest FROM till t"
     " LEFT JOIN watermark w ON w.id = (SELECT max(id) FROM watermark WHERE till_id = t.till_id)"
 )
-_OPEN_TASKS = "SELECT task_id, till_id, reason, attempts FROM task WHERE finished_at_ms IS NULL ORDER BY created_at_ms"
-_WISHES = "SELECT task_id, till_id FROM task WHERE finished_at_ms IS NULL AND worker IS NULL ORDER BY created_at_ms"
+_OPEN_TASKS = (
+    "SELECT task_id, till_id, reason, attempts, stream, after, through FROM task WHERE finished_at_ms IS NULL"
+    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id LIMIT ?"
+)
 
 
 def is_memory(path: str) -> bool:
@@ -149,8 +166,10 @@ class Store:
         many = self._connection.executemany
         if batch.documents and many(_DOCUMENTS, batch.documents).rowcount != len(batch.documents):
             conflicts = self._find_conflicts(batch)
-        if batch.quarantine:
-            many(_QUARANTINE, batch.quarantine)
+        if batch.quarantine and many(_QUARANTINE, batch.quarantine).rowcount != len(batch.quarantine):
+            self._find_held(batch)
+        if batch.held:
+            many(_HELD, batch.held)
         if batch.marks:
             at_ms = batch.received_at_ms
             many(_MOVE, [(mark.through, mark.digest, at_ms, *key) for key, mark in batch.marks.items()])
@@ -168,12 +187,22 @@ class Store:
         conflicts = []
         for till, stream, sequence, _, body, document_id, *_ in batch.documents:
             there = self._connection.execute(_SAME_DOCUMENT, (till, document_id)).fetchone()
-            if there is None or there[:2] == (stream, sequence) or there[2] == body:
+            if there is None or there[:2] == (stream, sequence):
+                continue
+            if there[2] == body:
+                batch.held.append((till, stream, sequence))
                 continue
             reason = f"document_id was used before, with other bytes, as number {there[1]} of stream {there[0]}"
             refused = Refused(document_id, "conflict", reason)
             conflicts.append((till, stream, batch.quarantine_one(till, stream, sequence, refused, body)))
         return conflicts
+
+    def _find_held(self, batch: Batch) -> None:
+        """Note the numbers of documents that were quarantined before under other numbers."""
+        for till, stream, sequence, document_id, _, _, _, body_digest, _ in batch.quarantine:
+            there = self._connection.execute(_SAME_QUARANTINE, (till, document_id, body_digest)).fetchone()
+            if there and there != (stream, sequence):
+                batch.held.append((till, stream, sequence))
 
     def _judge_by_trying(self, till: str, body: bytes) -> Accepted | Refused:
         """Judge a document by whether the database takes it: it passed all checks, and was refused all the same."""
@@ -259,13 +288,21 @@ class Store:
             (till, Heard(stream, boot, newest, digest, written=True)) for till, stream, boot, newest, digest in rows
         ]
 
-    def open_tasks(self) -> list[tuple[str, str, Reason, int]]:
-        """Return id, till, reason and attempts of the tasks that are not finished, oldest first."""
-        return self._connection.execute(_OPEN_TASKS).fetchall()
+    def open_tasks(self) -> list[OpenTask]:
+        """Return the tasks that were taken up and are not finished, oldest first."""
+        return self._tasks("NOT", -1)
 
-    def wishes(self) -> list[tuple[str, str]]:
-        """Return id and till of the tasks that people made and no worker has taken up."""
-        return self._connection.execute(_WISHES).fetchall()
+    def wishes(self, most: int = 1000) -> list[OpenTask]:
+        """Return the tasks that people made and no worker has taken up, oldest first."""
+        return self._tasks("", most)
+
+    def _tasks(self, taken: str, most: int) -> list[OpenTask]:
+        tasks = []
+        for task_id, till, reason, attempts, *span in self._connection.execute(
+            _OPEN_TASKS.format(taken=taken), (most,)
+        ):
+            tasks.append(OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None))
+        return tasks
 
     def _transaction(self) -> Any:
         return self.database.atomic("IMMEDIATE")

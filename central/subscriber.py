@@ -160,8 +160,8 @@ class Subscriber:
                 return
             if now >= self._wishes_at:
                 self._wishes_at = now + 1.0
-                for task_id, till in self.store.wishes():
-                    self.collector.on_task(task_id, till, "operator", now)
+                for wish in self.store.wishes():
+                    self.collector.on_task(wish, now)
                 self._write_presences()
             self._run(self.collector.on_tick(now), now)
         except _REFUSED as problem:
@@ -212,8 +212,11 @@ class Subscriber:
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
         created_at_ms = at_ms - int((now - task.created_at) * 1000)
         finished_at_ms = None if task.is_open else at_ms
-        worker, attempts = self.config.worker, task.attempts
-        return task.task_id, task.till, worker, task.state, task.reason, attempts, created_at_ms, finished_at_ms, ""
+        span = (task.span.stream, task.span.after, task.span.through) if task.span else (None, None, None)
+        return (
+            task.task_id, task.till, self.config.worker, task.state, task.reason, task.attempts, created_at_ms,
+            finished_at_ms, task.note, *span,
+        )  # fmt: skip
 
     def _write_presences(self) -> None:
         at_ms = self._clock_ms()

@@ -262,7 +262,10 @@ class Agent:
 
     def send_sales(self, request: UploadRequest) -> None:
         """Read what follows ``request.after`` within its limits, pack it and publish it."""
-        bodies = self.outbox.read_after(request.after, request.limit_documents, request.limit_bytes)
+        most = request.limit_documents
+        if request.through is not None:
+            most = min(most, max(0, request.through - request.after))
+        bodies = self.outbox.read_after(request.after, most, request.limit_bytes)
         through = request.after + len(bodies)
         header = said(
             Sales,
@@ -271,6 +274,7 @@ class Agent:
             through=through,
             digest=self.outbox.digest_at(through),
             task=request.task,
+            before=self.outbox.digest_at(request.after) if request.reason == "repeat" else None,
         )
         topic = topics.SALES.of(till=self.config.till_id, worker=request.worker)
         self._publish(topic, codec.pack_sales(header, bodies), "sales")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from msgspec import structs
+
 from wire.messages import CentralPresence, History, ReceiptClosed, SalesStored, UploadRequest, said
 
 
@@ -181,16 +183,16 @@ class Syps:
         """Answer every request; ``held`` is the outbox's digest at ``request.after``, None if it holds none there."""
         self.head = head
         self.counters.requests += 1
-        if self.own_central in (None, request.central_id):
+        if request.reason != "repeat" and self.own_central in (None, request.central_id):
             self._ring_again_at, self._ring_wait_s = None, 0.0
         if request.stream != head.stream:
             return self._ring(now)
+        if request.reason == "repeat":
+            return self._send_again(request, now)
         if request.reason == "new_stream" or held is None or held != request.digest:
             return self._start_stream(request, now)
-        if self._answer_out_until is not None and now < self._answer_out_until:
-            self._waiting = request
+        if self._must_wait(request, now):
             return []
-        self._answer_out_until = now + self.limits.answer_timeout_s
         return [*self._confirm(request.after, request.central_id, request.backed_up, now), SendSales(request)]
 
     def on_sales_stored(self, stored: SalesStored, held: bytes | None, head: Head, now: float) -> list[Command]:
@@ -201,6 +203,21 @@ class Syps:
         if held is None or held != stored.digest:
             return self._ring(now)
         return self._confirm(stored.through, stored.central_id, stored.backed_up, now)
+
+    def _send_again(self, request: UploadRequest, now: float) -> list[Command]:
+        """Repeat a range as far as it is retained; this proves nothing to either side, so nothing counts as stored."""
+        if request.through is None or request.through > self.head.newest:
+            return self._ring(now)
+        again = structs.replace(request, after=max(request.after, self.head.oldest - 1))
+        return [] if self._must_wait(again, now) else [SendSales(again)]
+
+    def _must_wait(self, request: UploadRequest, now: float) -> bool:
+        """Let only the newest request wait while an upload is on its way; otherwise this one's answer is."""
+        if self._answer_out_until is not None and now < self._answer_out_until:
+            self._waiting = request
+            return True
+        self._answer_out_until = now + self.limits.answer_timeout_s
+        return False
 
     def on_stream_started(self, head: Head, now: float) -> list[Command]:
         """Ring for the new stream; what was waiting belongs to the old one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from factories import CENTRAL, TILL, a_bell, a_collector, a_stream
 
-from central.batch import Heard, Mark, NewStream, Outcome
+from central.batch import Heard, Mark, NewStream, OpenTask, Outcome
 from central.collector import Ask, Confirm, Note, OpenStream
 from wire import chain
 from wire.messages import Quarantined, TillPresence, said
@@ -431,8 +431,8 @@ def test_a_task_from_the_database_is_asked_and_closed_there():
     """A person's wish is taken up once, under its own name, and written when it is done."""
     core = known(a_collector(), 5)
     core.on_tick(0)
-    core.on_task("wish", TILL, "operator", 1)
-    core.on_task("wish", TILL, "operator", 1)
+    core.on_task(OpenTask("wish", TILL, "operator"), 1)
+    core.on_task(OpenTask("wish", TILL, "operator"), 1)
 
     (request,) = asks(core.on_tick(1))
     assert ("wish", "operator", 5) == (request.task, request.reason, request.after)
@@ -447,7 +447,7 @@ def test_a_task_from_the_database_is_asked_and_closed_there():
 def test_a_wish_for_a_till_that_is_being_asked_is_granted_by_what_is_under_way():
     """One task at a time: the second is closed, and nothing is asked twice."""
     core, _ = asked()
-    core.on_task("wish", TILL, "operator", 1)
+    core.on_task(OpenTask("wish", TILL, "operator"), 1)
 
     written = [task for note in notes(core.on_tick(2)) for task in note.tasks]
     assert ("wish", "done") in [(task.task_id, task.state) for task in written]
@@ -458,7 +458,7 @@ def test_a_start_takes_up_watermarks_heads_and_tasks():
     """What the database knows is enough to go on: a task left open is asked at once, a head left open still counts."""
     core = a_collector()
     head = Heard(a_stream(), "boot-1", 9, digest(9), written=True)
-    core.on_started([(TILL, mark(5), None, 3, True)], [(TILL, head)], [("old", TILL, "sweep", 2)], 0)
+    core.on_started([(TILL, mark(5), None, 3, True)], [(TILL, head)], [OpenTask("old", TILL, "sweep", 2)], 0)
 
     (request,) = asks(core.on_tick(0))
     assert (5, "old", "retry") == (request.after, request.task, request.reason)

@@ -20,7 +20,7 @@ from factories import (
     some_sales,
 )
 
-from central.batch import Heard, Mark, NewStream
+from central.batch import Heard, Mark, NewStream, OpenTask
 from wire import chain
 from wire.messages import History, Quarantined
 
@@ -384,7 +384,9 @@ def test_notes_of_many_tills_are_one_transaction_and_nothing_is_none(store):
             heads=[(till, head(1, b"1" * 16)) for till in tills],
             verified=[(till, a_stream()) for till in tills],
             presences=[("s1", True, 7, NOW_MS, "{}", till) for till in tills],
-            tasks=[(f"t-{till}", till, 1, "queued", "doorbell", 1, NOW_MS, None, "") for till in tills],
+            tasks=[
+                (f"t-{till}", till, 1, "queued", "doorbell", 1, NOW_MS, None, "", None, None, None) for till in tills
+            ],
         ),
     )
 
@@ -432,11 +434,11 @@ def test_tasks_that_people_made_are_wishes_until_a_worker_takes_them(store):
         " VALUES ('w1', 'till-1', 'waiting', 'operator', 0, ?, '')"
     )
     store.database.execute_sql(statement, (NOW_MS,))
-    assert store.wishes() == [("w1", "till-1")]
+    assert store.wishes() == [OpenTask("w1", "till-1", "operator")]
 
-    store.note(NOW_MS, tasks=[("w1", "till-1", 1, "queued", "operator", 0, NOW_MS, None, "")])
-    assert (store.wishes(), store.open_tasks()) == ([], [("w1", "till-1", "operator", 0)])
-    store.note(NOW_MS, tasks=[("w1", "till-1", 1, "done", "operator", 2, NOW_MS, NOW_MS + 1, "")])
+    store.note(NOW_MS, tasks=[("w1", "till-1", 1, "queued", "operator", 0, NOW_MS, None, "", None, None, None)])
+    assert (store.wishes(), store.open_tasks()) == ([], [OpenTask("w1", "till-1", "operator")])
+    store.note(NOW_MS, tasks=[("w1", "till-1", 1, "done", "operator", 2, NOW_MS, NOW_MS + 1, "", None, None, None)])
     assert store.open_tasks() == []
 
 
