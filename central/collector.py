@@ -7,140 +7,17 @@ come happens outside the slot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
 from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillPresence, UploadRequest, said
 
-from .batch import Heard, Mark, NewStream, OpenTask, Outcome, Span
+from .batch import Heard, Mark, NewStream, OpenTask, Outcome
+from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .debounce import Debounce
+from .till_state import Task, TillState
 from .turns import BACKLOG, LIVE, URGENT, Alarms, Turns
-
-State = Literal["waiting", "queued", "requested", "resting", "done", "failed", "expired"]
-ENDED = frozenset({"done", "failed", "expired"})
-
-
-@dataclass(frozen=True, slots=True)
-class CollectorLimits:
-    """The waits, rates and bounds of asking; waits in seconds."""
-
-    quiet_s: float = 0.5
-    max_wait_s: float = 5.0
-    parallel: int = 20
-    timeout_s: float = 30.0
-    retry_min_s: float = 5.0
-    retry_max_s: float = 600.0
-    attempts_max: int = 12
-    sweep_s: float = 600.0
-    task_expires_s: float = 86_400.0
-    note_after_s: float = 1.0
-    limit_documents: int = 200
-    limit_bytes: int = 512 * 1024
-    bad_digests_max: int = 3
-    heads_max: int = 16
-    """Heads that are kept for one till: one for each stream and boot."""
-    repeats_max: int = 16
-    """Ranges that are asked for once more of one till; further wishes wait in the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Publish a request to a till."""
-
-    till: str
-    message: UploadRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Publish to a till what is committed."""
-
-    till: str
-    message: SalesStored
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStream:
-    """Make sure that the database knows a stream, then call ``on_stream_opened``."""
-
-    stream: NewStream
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Write what has been heard and was not settled within a second; one transaction for all tills."""
-
-    heads: tuple[tuple[str, Heard], ...]
-    passed: tuple[tuple[str, str, int], ...]
-    verified: tuple[tuple[str, str], ...]
-    tasks: tuple[Task, ...]
-
-
-Command = Ask | Confirm | OpenStream | Note
-
-
-@dataclass(slots=True)
-class Task:
-    """One upload that central wants from one till."""
-
-    task_id: str
-    till: str
-    reason: Reason
-    created_at: float
-    state: State = "waiting"
-    attempts: int = 0
-    is_urgent: bool = False
-    is_written: bool = False
-    asked_stream: str | None = None
-    asked_newest: int = 0
-    """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""
-    span: Span | None = None
-    """What is to be sent once more; it shrinks from below with each answer."""
-    note: str = ""
-
-    @property
-    def is_open(self) -> bool:
-        """Say whether something is still wanted."""
-        return self.state not in ENDED
-
-
-@dataclass(slots=True)
-class TillState:
-    """What central remembers of a till between its messages; all of it can be learnt again."""
-
-    mark: Mark | None = None
-    bell: ReceiptClosed | None = None
-    task: Task | None = None
-    repeats: list[Task] = field(default_factory=list)
-    """What a person asked for once more; taken up only while nothing new is owed."""
-    is_online: bool | None = None
-    connection: int = -1
-    is_approved: bool = True
-    bad_digests: int = 0
-    heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
-    checked_at: float = 0.0
-
-    @property
-    def is_repeating(self) -> bool:
-        """Say whether the task under way asks for what was sent before."""
-        return self.task is not None and self.task.is_open and self.task.span is not None
-
-    @property
-    def backlog(self) -> int:
-        """How many documents the till rang for beyond the watermark."""
-        return max(0, self.bell.newest - self.mark.through) if self.bell and self.mark else 0
-
-    @property
-    def is_even(self) -> bool:
-        """Say whether the last doorbell is exactly the watermark."""
-        bell, mark = self.bell, self.mark
-        return bell is not None and mark is not None and (bell.newest, bell.digest) == (mark.through, mark.digest)
-
-    @property
-    def is_verified(self) -> bool:
-        """Say whether central provably holds everything that the till ever rang for."""
-        return self.is_even and not self.heads
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from .collector import CollectorLimits
+from .commands import CollectorLimits
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 

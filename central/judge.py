@@ -11,11 +11,23 @@ from typing import Any, Literal
 
 import msgspec
 
-from wire.documents import CASH_TYPES, DOCUMENT_ID_MAX, RECEIPT_TYPES, Document, Oversize, Raw
+from wire import card_number
+from wire.documents import (
+    CASH_TYPES,
+    DOCUMENT_ID_MAX,
+    RECEIPT_TYPES,
+    SHIFT_TYPES,
+    TENDER_TYPES,
+    TRANSACTION_TYPES,
+    Document,
+    Oversize,
+    Raw,
+    Shift,
+)
 
 Code = Literal[
     "bad_json", "bad_schema", "totals_mismatch", "tenders_mismatch", "taxes_mismatch",
-    "wrong_till", "too_large", "conflict", "unstorable",
+    "shift_mismatch", "card_number", "wrong_till", "too_large", "conflict", "unstorable",
 ]  # fmt: skip
 
 
@@ -69,20 +81,21 @@ def judge(till: str, body: bytes) -> Accepted | Refused:
         return Refused(document.document_id, "bad_schema", f"closed_at or business_day: {problem}")
     if document.till_id is not None and document.till_id != till:
         return Refused(document.document_id, "wrong_till", f"till_id is {document.till_id}, it came from {till}")
-    refusal = _check_decimals(document)
-    if refusal is None and document.transaction_type in RECEIPT_TYPES:
-        refusal = _check_sums(document)
-    return refusal or Accepted(
-        document.document_id,
-        document.transaction_type,
-        document.store_id,
-        document.business_day,
-        document.shift_number,
-        document.receipt_number,
-        closed_at_ms,
-        document.currency,
-        _total_minor(document),
-        "training" in document.flags,
+    return (
+        _check_decimals(document)
+        or _check_type(document)
+        or Accepted(
+            document.document_id,
+            document.transaction_type,
+            document.store_id,
+            document.business_day,
+            document.shift_number,
+            document.receipt_number,
+            closed_at_ms,
+            document.currency,
+            _total_minor(document),
+            "training" in document.flags,
+        )
     )
 
 
@@ -108,6 +121,64 @@ def _check_decimals(document: Document) -> Refused | None:
         return None
     wrong = next(text for text in texts if "\n" in text or not _DECIMALS.fullmatch(text + "\n"))
     return Refused(document.document_id, "bad_schema", f"a quantity, price or rate is no decimal number: {wrong!r}")
+
+
+# -- What each type needs ---------------------------------------------------------------------------------------------
+
+
+def _check_type(document: Document) -> Refused | None:
+    kind = document.transaction_type
+    if kind in RECEIPT_TYPES:
+        return _check_sums(document) or _check_card_numbers(document)
+    if kind in CASH_TYPES and document.cash is None:
+        return Refused(document.document_id, "bad_schema", f"a {kind} needs cash.amount_minor")
+    if kind in SHIFT_TYPES:
+        return _check_shift(document)
+    return None
+
+
+def _check_card_numbers(document: Document) -> Refused | None:
+    """Catch what a till should have masked: nobody may find it in a report."""
+    for tender in document.tenders:
+        for name in ("masked_pan", "rrn", "auth_code"):
+            text = getattr(tender, name)
+            if len(text) >= card_number.DIGITS_MIN and card_number.mask(text)[1]:
+                where = f"tender {tender.tender_number}, {name}"
+                return Refused(document.document_id, "card_number", f"a card number that is not masked: {where}")
+    return None
+
+
+def _check_shift(document: Document) -> Refused | None:
+    """Check that a shift document can be reconciled; whether its sums are right is a matter of the day."""
+    kind, shift = document.transaction_type, document.shift
+    if document.shift_number is None:
+        return Refused(document.document_id, "shift_mismatch", f"a {kind} needs shift_number")
+    if shift is None:
+        return (
+            Refused(document.document_id, "shift_mismatch", "a shift_close needs shift, the sums to be checked")
+            if kind == "shift_close"
+            else None
+        )
+    wrong = _wrong_shift(shift)
+    return Refused(document.document_id, "shift_mismatch", wrong) if wrong else None
+
+
+def _wrong_shift(shift: Shift) -> str | None:
+    first, last = shift.first_receipt_number, shift.last_receipt_number
+    if first is not None and last is not None and first > last:
+        return f"shift.first_receipt_number {first} is above shift.last_receipt_number {last}"
+    for name in shift.by_type:
+        if name not in TRANSACTION_TYPES:
+            return f"shift.by_type.{name} is no transaction type"
+    for name in shift.by_tender:
+        kind, _, tender = name.partition(".")
+        if kind not in RECEIPT_TYPES or tender not in TENDER_TYPES:
+            return f"shift.by_tender.{name} is not <receipt type>.<tender type>"
+    for name in shift.by_tax:
+        kind, _, tax_id = name.partition(".")
+        if kind not in RECEIPT_TYPES or not tax_id:
+            return f"shift.by_tax.{name} is not <receipt type>.<tax id>"
+    return None
 
 
 # -- Sums --------------------------------------------------------------------------------------------------------------

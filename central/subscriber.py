@@ -17,11 +17,13 @@ from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
 
-from . import collector
+from . import commands as do
 from .batch import Outcome, Parcel
-from .collector import Collector, Command, Task
+from .collector import Collector
+from .commands import Command
 from .config import CentralConfig
 from .store import Store
+from .till_state import Task
 
 log = logging.getLogger("tillstream.central")
 
@@ -131,7 +133,7 @@ class Subscriber:
         return []
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
-        streams = [command.stream for command in commands if isinstance(command, collector.OpenStream)]
+        streams = [command.stream for command in commands if isinstance(command, do.OpenStream)]
         if not streams:
             return []
         tills = {stream.till for stream in streams}
@@ -191,12 +193,12 @@ class Subscriber:
     def _run(self, commands: Iterable[Command], now: float) -> None:
         for command in commands:
             match command:
-                case collector.Ask(till=till, message=message):
+                case do.Ask(till=till, message=message):
                     if self._publish(topics.UPLOAD_REQUEST.of(till=till), message) is None:
                         self.collector.on_link_down()
-                case collector.Confirm(till=till, message=message):
+                case do.Confirm(till=till, message=message):
                     self._publish(topics.SALES_STORED.of(till=till), message)
-                case collector.Note():
+                case do.Note():
                     self._note(command, now)
 
     def _publish(self, topic: str, message: Message) -> int | None:
@@ -204,7 +206,7 @@ class Subscriber:
         retain = address is not None and address.topic.retained
         return self._link.publish(topic, codec.encode(message), retain=retain)
 
-    def _note(self, note: collector.Note, now: float) -> None:
+    def _note(self, note: do.Note, now: float) -> None:
         at_ms = self._clock_ms()
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
         self.store.note(at_ms, heads=note.heads, passed=note.passed, verified=note.verified, tasks=tasks)

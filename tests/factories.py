@@ -10,7 +10,8 @@ from itertools import count, islice
 from random import Random
 
 from central.batch import Parcel
-from central.collector import Collector, CollectorLimits
+from central.collector import Collector
+from central.commands import CollectorLimits
 from central.store import Store
 from edge.agent import Agent
 from edge.config import EdgeConfig

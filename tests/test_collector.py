@@ -6,7 +6,7 @@ import pytest
 from factories import CENTRAL, TILL, a_bell, a_collector, a_stream
 
 from central.batch import Heard, Mark, NewStream, OpenTask, Outcome
-from central.collector import Ask, Confirm, Note, OpenStream
+from central.commands import Ask, Confirm, Note, OpenStream
 from wire import chain
 from wire.messages import Quarantined, TillPresence, said
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import msgspec
 import pytest
-from factories import TILL, a_document, a_receipt, as_json, some_baskets
+from factories import (
+    CARD_NUMBER,
+    NOW_MS,
+    TILL,
+    a_document,
+    a_parcel,
+    a_receipt,
+    a_store,
+    a_stream,
+    as_json,
+    some_baskets,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from central.batch import NewStream
 from central.judge import Accepted, Refused, judge
 from edge.intake.prepare import prepare
-from wire.documents import CASH_TYPES, RECEIPT_TYPES
+from wire.documents import CASH_TYPES, RECEIPT_TYPES, SHIFT_TYPES, TRANSACTION_TYPES
+
+CASH = {"cash": {"amount_minor": 5_000}}
 
 
 def verdict(fields, till=TILL):
@@ -158,9 +174,63 @@ def test_taxes_may_differ_by_one_minor_unit_a_line(of_receipt, expected):
 
 @pytest.mark.parametrize("kind", sorted(CASH_TYPES))
 def test_the_total_of_a_cash_movement_is_what_was_moved(kind):
-    """A cash movement has no totals; one that says no amount has none to show."""
+    """A cash movement has no totals; one that says no amount moved nothing that anybody could count."""
     assert verdict(a_document(transaction_type=kind, cash={"amount_minor": 5_000})).total_minor == 5_000
-    assert verdict(a_document(transaction_type=kind)).total_minor is None
+    assert code_of(a_document(transaction_type=kind)) == "bad_schema"
+
+
+@pytest.mark.parametrize("kind", sorted(TRANSACTION_TYPES))
+def test_every_type_has_a_document_that_is_accepted(kind):
+    """The least that each type needs is enough, and what nobody knows about survives byte for byte."""
+    needs = {kind: {"shift_number": 7} for kind in SHIFT_TYPES} | dict.fromkeys(CASH_TYPES, CASH)
+    needs["shift_close"] = {"shift_number": 7, "shift": {}}
+    fields = (a_receipt if kind in RECEIPT_TYPES else a_document)(
+        transaction_type=kind, x_loyalty={"points": "12.50"}, **needs.get(kind, {})
+    )
+
+    assert isinstance(verdict(fields), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"shift_number": None, "shift": {}}, "shift_number"),
+        ({}, "needs shift"),
+        ({"shift": {"first_receipt_number": 9, "last_receipt_number": 3}}, "first_receipt_number 9"),
+        ({"shift": {"by_type": {"sell": {}}}}, "by_type.sell"),
+        ({"shift": {"by_tender": {"cash": {}}}}, "by_tender.cash"),
+        ({"shift": {"by_tender": {"sale.gold": {}}}}, "by_tender.sale.gold"),
+        ({"shift": {"by_tax": {"vat20": {}}}}, "by_tax.vat20"),
+    ],
+)
+def test_a_shift_that_cannot_be_reconciled_is_told_why(fields, named):
+    """What is missing or names no type is said; the document keeps its number in quarantine."""
+    refused = verdict(a_document(transaction_type="shift_close", **{"shift_number": 7, **fields}))
+
+    assert refused.code == "shift_mismatch"
+    assert named in refused.reason
+
+
+@pytest.mark.parametrize("field", ["masked_pan", "rrn", "auth_code"])
+def test_a_card_number_that_no_till_masked_is_caught(field):
+    """Only in tenders, only with the check digit of a card number; a masked one and a long reference are fine."""
+    for value, expected in [(CARD_NUMBER, "card_number"), ("411111******1111", None), ("4111111111111112", None)]:
+        tender = {"tender_number": 1, "tender_type": "card", "amount_minor": 12_300, field: value}
+        assert getattr(verdict(a_receipt(tenders=[tender])), "code", None) == expected
+
+
+def test_a_marking_code_and_a_fiscal_block_keep_their_bytes(tmp_path):
+    """The code's separators, the fiscal identifiers as text: what central stores is what the POS wrote."""
+    mark = {"code": b64encode(b"010460043993125621JgXJ5.T\x1d8005112000\x1d93MFU1").decode(), "gtin": "04600439931256"}
+    line = {"line_number": 1, "quantity": "1", "extended_minor": 12_300, "marks": [mark]}
+    fiscal = {"scheme": "ru.ffd", "fiscal_drive_number": "9999078900001341", "fiscal_sign": "0007435287"}
+    body = as_json(a_receipt(lines=[line], fiscal=[{**fiscal, "x_tag_1290": 4}]))
+    store = a_store(tmp_path / "central.db")
+    store.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
+    store.ingest([a_parcel([body])], {}, NOW_MS)
+
+    assert store.database.execute_sql("SELECT body FROM document").fetchall() == [(body,)]
+    store.close()
 
 
 # -- What is no document -----------------------------------------------------------------------------------------------

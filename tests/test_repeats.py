@@ -21,7 +21,7 @@ from factories import (
 )
 
 from central.batch import Mark, NewStream, OpenTask, Outcome, Parcel, Span
-from central.collector import Ask, Note
+from central.commands import Ask, Note
 from wire import chain, codec, topics
 from wire.codec import SalesLimits, Upload
 from wire.messages import Sales, said

@@ -8,7 +8,7 @@ identify nothing. Unknown fields survive end to end, because the bytes are what 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -21,6 +21,11 @@ TransactionType = Literal[
     "paid_in", "paid_out", "loan", "pickup", "deposit",
     "shift_open", "shift_close", "x_report", "no_sale",
 ]  # fmt: skip
+
+TenderType = Literal[
+    "cash", "card", "qr", "gift_card", "voucher", "loyalty_points", "prepayment", "credit", "foreign_cash", "other"
+]
+TRANSACTION_TYPES, TENDER_TYPES = frozenset(get_args(TransactionType)), frozenset(get_args(TenderType))
 
 RECEIPT_TYPES = frozenset({"sale", "return", "exchange", "post_void", "correction"})
 """Documents with lines and tenders whose sums must agree. A cancelled one has lines but was never paid."""
@@ -101,18 +106,7 @@ class Tender(Struct, gc=False, frozen=True, kw_only=True):
     """A payment. ``amount_minor`` is what was applied; tendered and change are what changed hands."""
 
     tender_number: Number
-    tender_type: Literal[
-        "cash",
-        "card",
-        "qr",
-        "gift_card",
-        "voucher",
-        "loyalty_points",
-        "prepayment",
-        "credit",
-        "foreign_cash",
-        "other",
-    ]
+    tender_type: TenderType
     amount_minor: Minor
     tendered_minor: Minor | None = None
     change_minor: Minor = 0

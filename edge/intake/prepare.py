@@ -8,7 +8,6 @@ and what is over the limit is replaced by a numbered stub: central judges, nothi
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from wire.card_number import mask
 from wire.documents import DOCUMENT_ID_MAX
 
 TENDER_DEPTH_MAX = 32
@@ -25,7 +25,6 @@ TENDER_DEPTH_MAX = 32
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
-_CARD_SHAPE = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
 _BAD_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -139,17 +138,5 @@ def _mask(value: Any, depth: int = 0) -> tuple[Any, int]:
         return [inner for inner, _ in items], sum(found for _, found in items)
     if isinstance(value, bool) or not isinstance(value, str | int):
         return value, 0
-    masked, found = _CARD_SHAPE.subn(_mask_if_card, str(value))
-    return (masked, found) if masked != str(value) else (value, 0)
-
-
-def _mask_if_card(shape: re.Match[str]) -> str:
-    """Keep the first six and the last four digits: what a receipt may show (PCI DSS 3.4)."""
-    digits = re.sub(r"\D", "", shape[0])
-    return f"{digits[:6]}{'*' * (len(digits) - 10)}{digits[-4:]}" if _passes_luhn(digits) else shape[0]
-
-
-def _passes_luhn(digits: str) -> bool:
-    """Check the check digit by ISO/IEC 7812-1, annex B."""
-    doubled = [int(digit) * (2 if place % 2 else 1) for place, digit in enumerate(reversed(digits))]
-    return sum(number - 9 if number > 9 else number for number in doubled) % 10 == 0
+    masked, found = mask(str(value))
+    return (masked, found) if found else (value, 0)

@@ -1,0 +1,79 @@
+"""What central remembers of a till between its messages, and the task it has with it. Pure.
+
+All of it can be learnt again: the rows in the database and the till's next doorbell say it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wire.messages import Reason, ReceiptClosed
+
+from .batch import Heard, Mark, Span
+
+State = Literal["waiting", "queued", "requested", "resting", "done", "failed", "expired"]
+ENDED = frozenset({"done", "failed", "expired"})
+
+
+@dataclass(slots=True)
+class Task:
+    """One upload that central wants from one till."""
+
+    task_id: str
+    till: str
+    reason: Reason
+    created_at: float
+    state: State = "waiting"
+    attempts: int = 0
+    is_urgent: bool = False
+    is_written: bool = False
+    asked_stream: str | None = None
+    asked_newest: int = 0
+    """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""
+    span: Span | None = None
+    """What is to be sent once more; it shrinks from below with each answer."""
+    note: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether something is still wanted."""
+        return self.state not in ENDED
+
+
+@dataclass(slots=True)
+class TillState:
+    """What central remembers of a till between its messages; all of it can be learnt again."""
+
+    mark: Mark | None = None
+    bell: ReceiptClosed | None = None
+    task: Task | None = None
+    repeats: list[Task] = field(default_factory=list)
+    """What a person asked for once more; taken up only while nothing new is owed."""
+    is_online: bool | None = None
+    connection: int = -1
+    is_approved: bool = True
+    bad_digests: int = 0
+    heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
+    checked_at: float = 0.0
+
+    @property
+    def is_repeating(self) -> bool:
+        """Say whether the task under way asks for what was sent before."""
+        return self.task is not None and self.task.is_open and self.task.span is not None
+
+    @property
+    def backlog(self) -> int:
+        """How many documents the till rang for beyond the watermark."""
+        return max(0, self.bell.newest - self.mark.through) if self.bell and self.mark else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Say whether the last doorbell is exactly the watermark."""
+        bell, mark = self.bell, self.mark
+        return bell is not None and mark is not None and (bell.newest, bell.digest) == (mark.through, mark.digest)
+
+    @property
+    def is_verified(self) -> bool:
+        """Say whether central provably holds everything that the till ever rang for."""
+        return self.is_even and not self.heads
