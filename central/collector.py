@@ -16,7 +16,7 @@ from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillP
 from .batch import Heard, Mark, NewStream, OpenTask, Outcome
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .debounce import Debounce
-from .till_state import Task, TillState
+from .till_state import Task, TillState, as_written, even_bell
 from .turns import BACKLOG, LIVE, URGENT, Alarms, Turns
 
 
@@ -150,6 +150,13 @@ class Collector:
         if was_away and (task := state.task) and task.state == "resting" and task.till not in self.turns.resting:
             self._enqueue(task)
 
+    def on_approvals(self, unapproved: set[str]) -> None:
+        """Note which tills still wait for a person; one that was approved is asked for what it rang for."""
+        for till, state in self.tills.items():
+            was_approved, state.is_approved = state.is_approved, till not in unapproved
+            if state.is_approved and not was_approved and (task := state.task) and task.state == "resting":
+                self._enqueue(task)
+
     def on_link_down(self) -> None:
         """Ask nobody until the broker is back; whoever was asked and has not answered is asked again then."""
         self._is_linked = False
@@ -259,7 +266,7 @@ class Collector:
         till = outcome.till
         state.bad_digests = 0
         if answered and not outcome.documents and (not state.bell or state.bell.newest <= answered.asked_newest):
-            state.bell = _even_bell(outcome.mark, state.bell)
+            state.bell = even_bell(outcome.mark, state.bell)
         self._drop_heads(till, state)
         self._verify(till, state, now)
         if not state.backlog:
@@ -520,7 +527,7 @@ class Collector:
             head, since = self.tills[till].heads[key]
             if since <= old:
                 heads.append((till, head))
-                self.tills[till].heads[key] = (_written(head), since)
+                self.tills[till].heads[key] = (as_written(head), since)
                 self._changed_heads.discard((till, key))
         tasks = tuple(task for task in self._changed_tasks.values() if task.is_written or task.created_at <= old)
         for task in tasks:
@@ -541,14 +548,3 @@ class Collector:
         self.counters.quarantined += len(outcome.quarantined)
         self.counters.not_next += outcome.kind == "not_next"
         self.counters.bad_digests += outcome.kind == "bad_digest"
-
-
-def _written(head: Heard) -> Heard:
-    return Heard(head.stream, head.boot_id, head.newest, head.digest, written=True)
-
-
-def _even_bell(mark: Mark, before: ReceiptClosed | None) -> ReceiptClosed:
-    """Return what an empty answer says: the till holds nothing beyond the watermark."""
-    boot_id = before.boot_id if before else "answer"
-    through = mark.through
-    return said(ReceiptClosed, stream=mark.stream, newest=through, digest=mark.digest, stored=through, boot_id=boot_id)

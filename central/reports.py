@@ -1,4 +1,4 @@
-"""What people ask central's database, and the wishes they leave there; everything is read without stopping a worker."""
+"""What people ask central's database; everything is read without stopping a worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import peewee as pw
 
@@ -27,21 +26,20 @@ def reading(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def wishing(path: str) -> Iterator[None]:
-    """Bind the models to the database for a short write."""
-    with _bound(path, "rw"):
+def writing(path: str) -> Iterator[None]:
+    """Bind the models to the database for a short change, in one transaction."""
+    with _bound(path, "rw") as database, database.atomic("IMMEDIATE"):
         yield
 
 
 @contextmanager
-def _bound(path: str, mode: str) -> Iterator[None]:
+def _bound(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
     if not Path(path).exists():
         raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
     pragmas = {"busy_timeout": 10_000, "synchronous": "full"}
     database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
-    with database, database.bind_ctx(MODELS):
-        yield
-    database.close()
+    with database.connection_context(), database.bind_ctx(MODELS):
+        yield database
 
 
 def status() -> Row:
@@ -131,18 +129,6 @@ def document_bytes(document_id: str) -> list[bytes]:
 def gaps() -> list[Row]:
     """Return the ranges that were rung for and can no longer come, open ones only."""
     return _dicts(Gap.select().where(Gap.closed_at_ms.is_null()).order_by(Gap.id))
-
-
-def wish(till: str, at_ms: int, note: str) -> str:
-    """Ask for an upload from a till; the worker finds the task within a second. Asking twice is harmless."""
-    if not Till.select().where(Till.till_id == till).exists():
-        raise LookupError(f"no till named {till} has ever connected")
-    unfinished = Task.finished_at_ms.is_null() & (Task.till_id == till) & (Task.reason == "operator")
-    if there := Task.select().where(unfinished).first():
-        return str(there.task_id)
-    task_id = f"op.{uuid4().hex[:12]}"
-    Task.create(task_id=task_id, till_id=till, state="waiting", reason="operator", created_at_ms=at_ms, note=note)
-    return task_id
 
 
 def _dicts(query: Any) -> list[Row]:

@@ -69,7 +69,8 @@ _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AN
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
 _SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
 _PRESENCE = (
-    "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ? WHERE till_id = ?"
+    "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ?,"
+    " clock_skew_ms = coalesce(?, clock_skew_ms) WHERE till_id = ?"
 )
 _TASK = (
     "INSERT INTO task (task_id, till_id, worker, state, reason, attempts, created_at_ms, finished_at_ms, note,"
@@ -303,6 +304,15 @@ class Store:
         ):
             tasks.append(OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None))
         return tasks
+
+    def last_change(self) -> int:
+        """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""
+        number: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM audit").fetchone()[0]
+        return number
+
+    def unapproved(self) -> set[str]:
+        """Return the tills that nobody has approved yet."""
+        return {till for (till,) in self._connection.execute("SELECT till_id FROM till WHERE NOT is_approved")}
 
     def _transaction(self) -> Any:
         return self.database.atomic("IMMEDIATE")

@@ -18,10 +18,14 @@ from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
 
 from . import commands as do
+from . import settings
 from .batch import Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
+from .models import MODELS
+from .post import Post
+from .settings import Wanted
 from .store import Store
 from .till_state import Task
 
@@ -57,7 +61,11 @@ class Subscriber:
         )
         self._lives = 0
         self._wishes_at = now
-        self._presences: dict[str, TillPresence] = {}
+        self._presences: dict[str, tuple[object, ...]] = {}
+        self._post, self._wanted = Post(), dict[str, Wanted]()
+        self._heard: set[str] = set()
+        self._change: int | None = None
+        self._is_linked = False
         self.refused = 0
         self._begin_at: float | None = None
         self.collector = self._begin(now)
@@ -99,9 +107,12 @@ class Subscriber:
                 case Received():
                     commands += self._take(event, parcels, now)
                 case Connected():
+                    self._is_linked = True
                     self.collector.on_link_up()
+                    self._post.on_link_up(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
                 case Disconnected(reason=reason):
+                    self._is_linked = False
                     self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
         commands += self._open_streams(commands, now)
@@ -124,7 +135,7 @@ class Subscriber:
                 case topics.TILL_PRESENCE if received.payload:
                     presence = codec.decode(TillPresence, received.payload)
                     if self.collector.on_presence(address.till, presence, now):
-                        self._presences[address.till] = presence
+                        self._show(address.till, presence, now, is_live=not received.retained)
         except codec.WireError as problem:
             self.refused += 1
             log.warning(
@@ -165,7 +176,9 @@ class Subscriber:
                 for wish in self.store.wishes():
                     self.collector.on_task(wish, now)
                 self._write_presences()
+                self._read_changes(now)
             self._run(self.collector.on_tick(now), now)
+            self._send_settings(now)
         except _REFUSED as problem:
             self._begin_again(problem, now)
 
@@ -220,14 +233,41 @@ class Subscriber:
             finished_at_ms, task.note, *span,
         )  # fmt: skip
 
-    def _write_presences(self) -> None:
+    # -- What tills show, and what they are to run -----------------------------------------------------------------
+
+    def _show(self, till: str, presence: TillPresence, now: float, *, is_live: bool) -> None:
+        """Keep what a till shows. One that the broker kept was made earlier, and says nothing of the till's clock."""
         at_ms = self._clock_ms()
-        rows = [
-            (shown.store_id, shown.online, shown.connection, at_ms, msgspec.json.encode(shown).decode(), till)
-            for till, shown in self._presences.items()
-        ]
-        self.store.note(at_ms, presences=rows)
+        skew_ms = presence.clock_ms - at_ms if is_live and presence.online else None
+        shown_at_ms = at_ms if is_live else min(at_ms, presence.clock_ms)
+        shown = msgspec.json.encode(presence).decode()
+        self._presences[till] = (
+            presence.store_id, presence.online, presence.connection, shown_at_ms, shown, skew_ms, till,
+        )  # fmt: skip
+        self._post.on_presence(till, presence.settings_revision, presence.settings_refused, now, online=presence.online)
+        if till not in self._heard:
+            self._heard.add(till)
+            self._change = None  # It may be new, and what is set for the whole fleet is meant for it too.
+
+    def _write_presences(self) -> None:
+        self.store.note(self._clock_ms(), presences=self._presences.values())
         self._presences.clear()
+
+    def _read_changes(self, now: float) -> None:
+        """Take up what people changed: approvals at once, settings on their way to the tills."""
+        change = self.store.last_change()
+        if change == self._change:
+            return
+        self._change = change
+        self.collector.on_approvals(self.store.unapproved())
+        with self.store.database.bind_ctx(MODELS):
+            self._wanted = settings.wanted()
+        self._post.on_wanted({till: one.revision for till, one in self._wanted.items()}, now)
+
+    def _send_settings(self, now: float) -> None:
+        for till in self._post.due(now) if self._is_linked else ():
+            payload = self._wanted[till].payload if till in self._wanted else b""
+            self._link.publish(topics.SETTINGS.of(till=till), payload, retain=True)
 
     def presence(self, *, online: bool) -> CentralPresence:
         """Return what central says of itself to all tills."""

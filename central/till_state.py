@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wire.messages import Reason, ReceiptClosed
+from wire.messages import Reason, ReceiptClosed, said
 
 from .batch import Heard, Mark, Span
 
@@ -77,3 +77,15 @@ class TillState:
     def is_verified(self) -> bool:
         """Say whether central provably holds everything that the till ever rang for."""
         return self.is_even and not self.heads
+
+
+def as_written(head: Heard) -> Heard:
+    """Return a head that the database knows of."""
+    return Heard(head.stream, head.boot_id, head.newest, head.digest, written=True)
+
+
+def even_bell(mark: Mark, before: ReceiptClosed | None) -> ReceiptClosed:
+    """Return what an empty answer says: the till holds nothing beyond the watermark."""
+    boot_id = before.boot_id if before else "answer"
+    through = mark.through
+    return said(ReceiptClosed, stream=mark.stream, newest=through, digest=mark.digest, stored=through, boot_id=boot_id)

@@ -88,7 +88,7 @@ def test_asking_a_till_twice_is_one_task_and_an_unknown_till_an_error(database):
 
     unknown = run("central", "--database", database, "request", "nobody")
     assert unknown.exit_code == 1
-    assert "no till named nobody" in unknown.output
+    assert "no till is known for till nobody" in unknown.output
 
 
 def test_a_missing_database_or_till_id_is_said_with_what_to_do(tmp_path):

@@ -383,7 +383,7 @@ def test_notes_of_many_tills_are_one_transaction_and_nothing_is_none(store):
             NOW_MS,
             heads=[(till, head(1, b"1" * 16)) for till in tills],
             verified=[(till, a_stream()) for till in tills],
-            presences=[("s1", True, 7, NOW_MS, "{}", till) for till in tills],
+            presences=[("s1", True, 7, NOW_MS, "{}", None, till) for till in tills],
             tasks=[
                 (f"t-{till}", till, 1, "queued", "doorbell", 1, NOW_MS, None, "", None, None, None) for till in tills
             ],
@@ -408,7 +408,7 @@ def test_a_head_is_kept_once_for_each_stream_and_boot(store):
 
 def test_a_till_is_registered_by_its_first_presence_or_doorbell(store):
     """Nothing is set up on the server; its last presence and its newest stream are what a start reads."""
-    store.note(NOW_MS, presences=[("s1", False, 7, NOW_MS, "{}", "till-2")])
+    store.note(NOW_MS, presences=[("s1", False, 7, NOW_MS, "{}", None, "till-2")])
     opened(store)
     opened(store, stream=a_stream(2))
 

@@ -135,8 +135,10 @@ class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
     disk_free_bytes: Count | None = None
     unsent: Count = 0
     settings_revision: Count = 0
+    settings_refused: Count = 0
+    """The revision that could not be used, if any; the one before it stays in force."""
     settings_error: Annotated[str, Meta(max_length=300)] = ""
-    """Which revision of the settings was refused, and why; the one before it stays in force."""
+    """Why it could not be used."""
     troubles: Annotated[dict[ShortId, EpochMs], Meta(max_length=32)] = {}
     """What keeps the till from working as it should, by reason code, and since when."""
     findings: Annotated[dict[ShortId, Count], Meta(max_length=32)] = {}

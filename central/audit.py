@@ -1,0 +1,37 @@
+"""Who did what to what, when and why: the one place that writes and lists audit rows."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any
+
+from .models import Audit
+
+NOTE_MAX = 500
+
+
+def who() -> str:
+    """Return the person at the keyboard: whoever called sudo, or the login name."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"  # A user that no passwd file names, as in containers.
+
+
+def a_note(text: str) -> str:
+    """Return a note as it is kept; raises ValueError that names the limit."""
+    note = text.strip()
+    if len(note) > NOTE_MAX:
+        raise ValueError(f"a note may have {NOTE_MAX} characters, this one has {len(note)}")
+    return note
+
+
+def record(action: str, object_: str, note: str, at_ms: int) -> None:
+    """Write one row, in the transaction of what it tells of."""
+    Audit.create(at_ms=at_ms, who=who(), action=action, object=object_, note=a_note(note))
+
+
+def listed(most: int) -> list[dict[str, Any]]:
+    """Return the newest rows."""
+    return list(Audit.select().order_by(Audit.id.desc()).limit(most).dicts())

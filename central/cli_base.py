@@ -1,0 +1,93 @@
+"""What the commands of ``tillstream central`` share: the configuration, the database, tables, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from wire.program import EXIT_FAILED, ConfigError, read_config
+
+from . import audit, reports
+from .config import CentralConfig
+
+Found = TypeVar("Found")
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable; an empty list is [].")
+most_option = click.option("--most", default=50, show_default=True, type=click.IntRange(1, 100_000))
+
+
+def _note(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    try:
+        return audit.a_note(value)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem)) from problem
+
+
+note_option = click.option("--note", default="", callback=_note, help="Why; it is kept in the audit.")
+
+
+def fail(text: str, code: int = EXIT_FAILED) -> click.exceptions.Exit:
+    """Say what is wrong; raise what is returned."""
+    click.echo(f"tillstream central: {text}", err=True)
+    return click.exceptions.Exit(code)
+
+
+def configured(context: click.Context) -> CentralConfig:
+    """Read the configuration when a command runs, and not before: its --help needs none."""
+    path, environ = context.obj
+    try:
+        return read_config(CentralConfig, "central", path, environ)
+    except ConfigError as problem:
+        raise fail(str(problem)) from problem
+
+
+def read(context: click.Context, query: Callable[[], Found]) -> Found:
+    """Return what a query finds in central's database."""
+    return _within(reports.reading, configured(context), query)
+
+
+def write(context: click.Context, change: Callable[[], Found]) -> Found:
+    """Make a short change in central's database, in one transaction, and return what came of it."""
+    return _within(reports.writing, configured(context), change)
+
+
+def _within(bound: Callable[[str], Any], config: CentralConfig, act: Callable[[], Found]) -> Found:
+    try:
+        with bound(config.database):
+            return act()
+    except reports.NoDatabaseError as problem:
+        raise fail(str(problem)) from problem
+
+
+def table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    """Print rows as a table for people, or as JSON."""
+    if as_json:
+        click.echo(json.dumps([{key: plain(value) for key, value in row.items()} for row in rows]))
+        return
+    texts = [[show(column, row[column]) for column in columns] for row in rows]
+    heads = [column.removesuffix("_ms").upper() for column in columns]
+    widths = [max(len(text) for text in column) for column in zip(heads, *texts, strict=True)]
+    for line in [heads, *texts]:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    if not rows:
+        click.echo("(none)", err=True)
+
+
+def show(name: str, value: Any) -> str:
+    """Show a value to a person: unknown is never shown as zero."""
+    if value is None:
+        return "unknown" if name in ("behind", "through", "online", "stream") else "-"
+    if name.endswith("_at_ms"):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1000))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    return value.hex() if isinstance(value, bytes | memoryview) else value

@@ -1,0 +1,85 @@
+"""``tillstream central request``: ask tills for what is new, or for what was sent before once more."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+
+import click
+
+from . import requests
+from .cli_base import as_json_option, fail, note_option, write
+from .requests import RequestError, Scope
+from .service import wall_clock_ms
+
+_RANGE = re.compile(r"([0-9]{1,15})(?:\.\.([0-9]{1,15}))?")
+
+
+def _day(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    try:
+        return date.fromisoformat(value).isoformat() if value else None
+    except ValueError as problem:
+        raise click.BadParameter(f"{value}: a business day looks like 2026-03-01") from problem
+
+
+@click.command()
+@click.argument("till", required=False)
+@click.option("--store", help="All tills of this store.")
+@click.option("--day", callback=_day, help="Once more: what belongs to this business day, such as 2026-03-01.")
+@click.option("--shift", type=click.IntRange(min=0), help="Once more: what belongs to this shift of TILL.")
+@click.option("--range", "numbers", help="Once more: these numbers of TILL's present stream, such as 118 or 100..118.")
+@click.option("--everything", is_flag=True, help="Once more: all that TILL, the store or the whole fleet retains.")
+@note_option
+@as_json_option
+@click.pass_context
+def request(
+    context: click.Context,
+    till: str | None,
+    store: str | None,
+    day: str | None,
+    shift: int | None,
+    numbers: str | None,
+    everything: bool,
+    note: str,
+    as_json: bool,
+) -> None:
+    """Ask TILL for everything central lacks, or for what it had sent before once more.
+
+    Safe to repeat: what is stored already changes nothing, and a wish that is still open is not made twice. Every
+    request is kept in the audit.
+
+    \b
+    Example:
+      tillstream central request 042-01                       all that is new
+      tillstream central request 042-01 --range 118           one number, which central has lost
+      tillstream central request --store 042 --day 2026-03-01 --note "day is partial"
+    """
+    first, last = _numbers(numbers)
+    scope = Scope(till, store, day, shift, first, last, everything=everything)
+    _check(scope)
+    try:
+        tasks = write(context, lambda: requests.wish(scope, wall_clock_ms(), note))
+    except RequestError as problem:
+        raise fail(str(problem)) from problem
+    if as_json:
+        click.echo(json.dumps({"task_ids": tasks}))
+    else:
+        click.echo(f"{scope}: {len(tasks)} tasks; see: tillstream central tasks --open")
+
+
+def _numbers(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    if (match := _RANGE.fullmatch(text)) is None:
+        raise click.UsageError(f"--range {text}: numbers look like 118 or 100..118")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check(scope: Scope) -> None:
+    if not (scope.till or scope.store or scope.day or scope.everything):
+        raise click.UsageError("name a TILL, --store, --day, or --everything for the whole fleet")
+    if scope.till is None and (scope.shift is not None or scope.first is not None):
+        raise click.UsageError("--shift and --range need a TILL: each till numbers for itself")
+    if sum((scope.first is not None, scope.everything, scope.day is not None or scope.shift is not None)) > 1:
+        raise click.UsageError("give --range, or --everything, or --day and --shift")

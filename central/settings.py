@@ -1,0 +1,152 @@
+"""What central wants tills to do: settings of one till, of a tag or of the whole fleet, each with its revision.
+
+The nearest counts, as a whole: a till's own before its tags' (of several the one changed last), those before the
+fleet's. The table is the truth; the retained message is made from it, and the till tells which revision it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+import peewee as pw
+
+from wire import automation, codec
+from wire.automation import Automation
+from wire.messages import Settings, TillLimits, said
+
+from . import audit
+from .models import Setting, Till, TillTag
+
+Scope = Literal["fleet", "tag", "till"]
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text names the field and what would be right. Nothing was changed."""
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is set: the automation as a whole, limits, or both."""
+
+    automation: Automation | None = None
+    limits: TillLimits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a till is to run: a revision and the message that says it."""
+
+    revision: int
+    payload: bytes
+
+
+def read(given: bytes) -> Body:
+    """Return the settings that a person wrote as JSON; raises SettingsError that names the field."""
+    try:
+        body = msgspec.json.decode(given, type=Body)
+        if body.automation:
+            automation.check(body.automation)
+    except (msgspec.DecodeError, automation.AutomationError) as problem:
+        raise SettingsError(str(problem)) from problem
+    if body == Body():
+        raise SettingsError('nothing is set: give "automation", "limits" or both; `withdraw` takes settings back')
+    size = len(_message(body, 2**53 - 1))
+    if size > codec.SMALL_LIMIT_BYTES:
+        raise SettingsError(f"{size} bytes as a message, at most {codec.SMALL_LIMIT_BYTES} are read by a till")
+    return body
+
+
+def put(scope: Scope, name: str, body: Body | None, at_ms: int, note: str) -> int:
+    """Set what a till, a tag or the fleet is to do (None takes it back) and return the revision; audited.
+
+    The same settings once more change nothing and keep their revision.
+    """
+    text = msgspec.json.encode(body).decode() if body else ""
+    there = Setting.get_or_none((Setting.scope == scope) & (Setting.name == name))
+    if (there.body if there else "") == text:
+        return int(there.revision) if there else 0
+    revision = 1 + (Setting.select(pw.fn.MAX(Setting.revision)).scalar() or 0)
+    values = {"body": text, "revision": revision, "changed_at_ms": at_ms, "note": note}
+    row = {Setting.scope: scope, Setting.name: name, **{getattr(Setting, key): one for key, one in values.items()}}
+    Setting.insert(row).on_conflict(conflict_target=[Setting.scope, Setting.name], update=values).execute()
+    audit.record("settings" if body else "settings withdrawn", f"{scope} {name}".strip(), note, at_ms)
+    return revision
+
+
+def get(scope: Scope, name: str) -> tuple[int, Body] | None:
+    """Return revision and settings of a till, a tag or the fleet itself; None where nothing is set."""
+    there = Setting.get_or_none((Setting.scope == scope) & (Setting.name == name))
+    return (int(there.revision), msgspec.json.decode(there.body, type=Body)) if there and there.body else None
+
+
+def tag(till: str, name: str, at_ms: int, note: str, *, remove: bool = False) -> bool:
+    """Put a tag on a till, or take it off; tells whether that changed anything. Raises LookupError."""
+    if not Till.select().where(Till.till_id == till).exists():
+        raise LookupError(f"no till named {till} has ever connected")
+    has = TillTag.select().where((TillTag.till_id == till) & (TillTag.tag == name)).exists()
+    if has != remove:
+        return False
+    if remove:
+        TillTag.delete().where((TillTag.till_id == till) & (TillTag.tag == name)).execute()
+    else:
+        TillTag.create(till_id=till, tag=name)
+    audit.record("untag" if remove else "tag", f"till {till}: {name}", note, at_ms)
+    return True
+
+
+def standing() -> list[dict[str, Any]]:
+    """Return, till by till, the revision that is wanted and what the till said of it; 0 is its own file."""
+    tags: dict[str, list[str]] = {}
+    for row in TillTag.select().order_by(TillTag.tag):
+        tags.setdefault(row.till_id, []).append(row.tag)
+    found = wanted()
+    rows = []
+    for till in Till.select().order_by(Till.till_id):
+        shown = msgspec.json.decode(till.presence)
+        rows.append(
+            {
+                "till_id": till.till_id,
+                "tags": " ".join(tags.get(till.till_id, [])),
+                "wanted": found[till.till_id].revision if till.till_id in found else 0,
+                "runs": shown.get("settings_revision", 0) if shown else None,
+                "refused": shown.get("settings_refused") or None,
+                "why": shown.get("settings_error", ""),
+            }
+        )
+    return rows
+
+
+def wanted() -> dict[str, Wanted]:
+    """Return what each till is to run; one that nothing is set for is not named."""
+    rows = list(Setting.select().where(Setting.body != "").order_by(Setting.revision))
+    made = {(row.scope, row.name): Wanted(row.revision, _message(_body(row), row.revision)) for row in rows}
+    fleet = made.get(("fleet", ""))
+    tags = _tagged(made) if made else {}
+    found = {}
+    for till in _tills() if made else ():
+        if one := made.get(("till", till)) or tags.get(till) or fleet:
+            found[till] = one
+    return found
+
+
+def _tagged(made: dict[tuple[str, str], Wanted]) -> dict[str, Wanted]:
+    newest: dict[str, Wanted] = {}
+    rows = cast("list[tuple[str, str]]", list(TillTag.select(TillTag.till_id, TillTag.tag).tuples()))
+    for till, name in rows:
+        one = made.get(("tag", name))
+        if one and (till not in newest or one.revision > newest[till].revision):
+            newest[till] = one
+    return newest
+
+
+def _tills() -> list[str]:
+    return [till for (till,) in cast("list[tuple[str]]", list(Till.select(Till.till_id).tuples()))]
+
+
+def _body(row: Setting) -> Body:
+    return msgspec.json.decode(row.body, type=Body)
+
+
+def _message(body: Body, revision: int) -> bytes:
+    return codec.encode(said(Settings, revision=revision, automation=body.automation, limits=body.limits))
