@@ -71,7 +71,7 @@ def token(folder: Path, user: str) -> str:
     """Return what a user logs in with: Mosquitto takes anybody here, on loopback."""
     if MOSQUITTO:
         return "bench"
-    from broker.tokens import token_of
+    from wire.tokens import token_of
 
     return token_of((folder / "fleet.key").read_bytes(), user)
 

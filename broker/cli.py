@@ -12,9 +12,8 @@ from pathlib import Path
 import click
 
 from broker.access import grants, identity, mosquitto_acl
-from broker.keyring import DenyList, make_fleet_key, read_fleet_key
+from broker.keyring import DenyList, make_fleet_key
 from broker.settings import BrokerConfig
-from broker.tokens import token_of
 from wire.program import (
     ConfigError,
     log_to_stderr,
@@ -22,6 +21,7 @@ from wire.program import (
     on_stop_signal,
     read_config,
 )
+from wire.tokens import read_fleet_key, token_of
 
 log = logging.getLogger("tillstream.broker")
 

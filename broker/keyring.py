@@ -5,30 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import stat
 from pathlib import Path
 
-from broker.tokens import FLEET_KEY_MIN_BYTES, parse_deny_list
+from broker.tokens import parse_deny_list
 from wire.program import ConfigError
+from wire.tokens import DENY_LIST_LIMIT_BYTES
 
 log = logging.getLogger("tillstream.broker")
-
-DENY_LIST_LIMIT_BYTES = 16 * 1024 * 1024
-
-
-def read_fleet_key(path: Path) -> bytes:
-    """Return the fleet key; an error says what to do about it."""
-    try:
-        if path.stat().st_mode & stat.S_IRWXO:
-            raise ConfigError(f"{path}: everybody on this machine may read the fleet key; `chmod o= {path}` first")
-        key = path.read_bytes().strip()
-    except FileNotFoundError:
-        raise ConfigError(f"no fleet key at {path}; `tillstream broker key` makes one") from None
-    except OSError as problem:
-        raise ConfigError(f"cannot read the fleet key {path}: {problem.strerror}") from problem
-    if len(key) < FLEET_KEY_MIN_BYTES:
-        raise ConfigError(f"{path}: a fleet key has at least {FLEET_KEY_MIN_BYTES} characters, this one {len(key)}")
-    return key
 
 
 def make_fleet_key(path: Path) -> bool:

@@ -1,22 +1,11 @@
-"""Tokens and deny lists as values: what a user's token is, whether one is right, who is denied."""
+"""Whom the broker lets in: whether a token is right, who is denied, and what in a deny list names nobody."""
 
 from __future__ import annotations
 
-import base64
 import hmac
 
 from broker.access import identity
-
-FLEET_KEY_MIN_BYTES = 32
-
-
-def token_of(fleet_key: bytes, user: str) -> str:
-    """Return a user's token: base64url of HMAC-SHA256(fleet key, user name) without padding.
-
-    The server holds one key and no list; ``printf %s TILL | openssl dgst -sha256 -hmac KEY`` gives the same digest.
-    """
-    digest = hmac.digest(fleet_key, user.encode(), "sha256")
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+from wire.tokens import denied_names, token_of
 
 
 def is_token_of(fleet_key: bytes, user: str, password: str) -> bool:
@@ -39,5 +28,5 @@ def refusal(fleet_key: bytes, denied: frozenset[str], client_id: str, user: str 
 
 def parse_deny_list(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the denied user names, and the lines that name nobody (one name a line, ``#`` begins a comment)."""
-    names = [name for line in text.splitlines() if (name := line.partition("#")[0].strip())]
-    return frozenset(names), tuple(name for name in names if identity(name) is None)
+    names = denied_names(text)
+    return names, tuple(sorted(name for name in names if identity(name) is None))

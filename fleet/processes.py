@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
 
-from broker.tokens import token_of
+from wire.tokens import token_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = range(20_000, 30_000)

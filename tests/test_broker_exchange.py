@@ -12,7 +12,7 @@ from broker.exchange import Exchange
 from broker.keyring import DenyList
 from broker.packets import SUBSCRIPTION_REFUSED, Message, Published, publish_packet
 from broker.settings import BrokerConfig
-from broker.tokens import token_of
+from wire.tokens import token_of
 from wire.topics import RECEIPT_CLOSED, SALES, TILL_PRESENCE, TOPICS, UPLOAD_REQUEST
 
 KEY = b"k" * 32

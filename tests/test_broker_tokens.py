@@ -9,9 +9,10 @@ import stat
 
 import pytest
 
-from broker.keyring import DenyList, make_fleet_key, read_fleet_key
-from broker.tokens import is_token_of, parse_deny_list, refusal, token_of
+from broker.keyring import DenyList, make_fleet_key
+from broker.tokens import is_token_of, parse_deny_list, refusal
 from wire.program import ConfigError
+from wire.tokens import read_fleet_key, token_of
 
 KEY = b"k" * 32
 

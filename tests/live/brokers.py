@@ -20,7 +20,7 @@ from pathlib import Path
 from raw_mqtt import RawClient
 
 from broker.access import mosquitto_acl
-from broker.tokens import token_of
+from wire.tokens import token_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET_KEY = b"a-fleet-key-for-tests-only-and-long-enough"
