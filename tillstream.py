@@ -15,6 +15,7 @@ COMMANDS = {
     ),
     "broker": ("broker.cli", "broker", "The embedded broker, and the tokens and access rules of any broker."),
     "demo": ("fleet.demo", "demo", "A broker, central and tills on this machine, with a proof at the end."),
+    "hook": ("edge.hook", "hook", "How a POS's own tool is told to ring after each document."),
     "wire": ("wire.cli", "wire", "Read what travels."),
 }
 

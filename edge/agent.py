@@ -6,25 +6,31 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from wire import codec, topics
+from wire import automation, codec, topics
+from wire.automation import EventName, Step
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Sales, SalesStored, TillPresence, UploadRequest, said
 
 from . import syps
+from .automation import TillAutomation, events_of
 from .config import EdgeConfig
+from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked, TakenIn
 from .intake import folder
 from .intake.prepare import Prepared, prepare
 from .outbox import Appended, Outbox, OutboxFullError
+from .scripts_runner import ScriptEnded
 from .syps import Command, Sent, Syps
 
 log = logging.getLogger("tillstream.edge")
+
+STATUS_EVERY_S = 1.0
+"""A macro that shows the status does so at most this often, however often its event happens."""
 
 
 class AsideFullError(Exception):
@@ -41,42 +47,6 @@ class Carrier(Protocol):
         """Send PUBACK."""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenIn:
-    """What became of a document that was handed over."""
-
-    document_id: str
-    appended: Appended
-    is_oversize: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """A document handed over; ``answer`` gets what became of it, or the error."""
-
-    given: bytes
-    make_id: Callable[[], str]
-    answer: Future[TakenIn] = field(default_factory=Future)
-
-
-@dataclass(frozen=True, slots=True)
-class RingAsked:
-    """Somebody rang: the hook's FIFO, a person, the socket."""
-
-    urgent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StatusAsked:
-    """Somebody wants to know how the till stands; with ``pending`` also which documents central lacks."""
-
-    pending: int = 0
-    answer: Future[dict[str, Any]] = field(default_factory=Future)
-
-
-Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | StatusAsked
-
-
 @cache
 def agent_version() -> str:
     """Return the installed version, or ``checkout``."""
@@ -90,19 +60,38 @@ class Agent:
     """Carries out the till's part of the protocol. Used by one thread only."""
 
     def __init__(
-        self, config: EdgeConfig, outbox: Outbox, core: Syps, link: Carrier, clock_ms: Callable[[], int]
+        self,
+        config: EdgeConfig,
+        outbox: Outbox,
+        core: Syps,
+        link: Carrier,
+        clock_ms: Callable[[], int],
+        till_automation: TillAutomation,
+        run_script: Callable[[str], object],
     ) -> None:
+        """``run_script`` lets a script run when its turn comes, and does not wait for it."""
         self.config, self.outbox, self.syps, self._link, self._clock_ms = config, outbox, core, link, clock_ms
+        self.automation, self._run_script = till_automation, run_script
+        self._script_errors: dict[str, str] = {}
+        self._automation_fails_since_ms: int | None = None
+        self._own_limits = core.limits
         self._starts = outbox.count_start()
         self._started_at_ms = clock_ms()
         self._generation = 0
         self._sent: dict[int, Sent] = {}
         self._is_connected = False
+        self._was_cut = False
         self._last_error = ""
+        self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
         self._passed_by: dict[str, float] = {}
         """Files in the spool that found no room, and when each is tried again: they must not hold up the rest."""
+
+    def start(self, now: float) -> None:
+        """Begin: what is in force is looked at, and the macro of the till's start runs."""
+        self._apply_automation(now)
+        self.happen("till_started", now)
 
     # -- What happens ----------------------------------------------------------------------------------------------
 
@@ -111,21 +100,20 @@ class Agent:
         match event:
             case Received():
                 self._on_received(event, now)
-            case Acknowledged(mid=mid, generation=generation):
-                if generation == self._generation and (sent := self._sent.pop(mid, None)):
-                    self._run(self.syps.on_acknowledged(sent, now), now)
+            case Acknowledged():
+                self._on_acknowledged(event, now)
             case Handed():
                 self._on_handed(event, now)
             case RingAsked(urgent=urgent):
-                self._run(self.syps.on_ring_asked(now, urgent=urgent), now)
-            case StatusAsked(pending=pending):
-                event.answer.set_result(self.status(pending))
+                self._on_ring_asked(now, urgent=urgent)
+            case ScriptEnded():
+                self._on_script_ended(event)
+            case StatusAsked() | MacroAsked() | ReloadAsked():
+                self._answer(event, now)
             case Connected(generation=generation):
-                self._generation, self._is_connected, self._last_error = generation, True, ""
-                self._sent.clear()
-                self._run(self.syps.on_connected(self.outbox.head(), now), now)
+                self._on_connected(generation, now)
             case Disconnected(reason=reason):
-                self._is_connected, self._last_error = False, reason
+                self._is_connected, self._was_cut, self._last_error = False, True, reason
                 log.info("disconnected", extra={"till": self.config.till_id, "also": {"reason": reason}})
                 self._run(self.syps.on_disconnected(), now)
 
@@ -140,6 +128,23 @@ class Agent:
         """Return when ``tick`` is next needed."""
         due = self.syps.next_deadline()
         return self._spool_at if due is None else min(due, self._spool_at)
+
+    def _on_connected(self, generation: int, now: float) -> None:
+        self._generation, self._is_connected, self._last_error = generation, True, ""
+        self._sent.clear()
+        self._run(self.syps.on_connected(self.outbox.head(), now), now)
+        if self._was_cut:
+            self._was_cut = False
+            self.happen("link_restored", now)
+
+    def _on_acknowledged(self, acknowledged: Acknowledged, now: float) -> None:
+        if acknowledged.generation == self._generation and (sent := self._sent.pop(acknowledged.mid, None)):
+            self._run(self.syps.on_acknowledged(sent, now), now)
+
+    def _on_ring_asked(self, now: float, *, urgent: bool) -> None:
+        """Ring for everything that waits, the spool included: whoever rings closed its document before."""
+        self._empty_spool(now)
+        self._run(self.syps.on_ring_asked(now, urgent=urgent), now)
 
     def _on_received(self, received: Received, now: float) -> None:
         address = topics.parse(received.topic)
@@ -159,6 +164,8 @@ class Agent:
             return self.syps.on_sales_stored(stored, self.outbox.digest_at(stored.through), self.outbox.head(), now)
         if topic is topics.CENTRAL_PRESENCE and payload:
             return self.syps.on_central_presence(codec.decode(CentralPresence, payload))
+        if topic is topics.SETTINGS and self.automation.take(payload):
+            return self._apply_automation(now)
         return []
 
     def _serve(self, request: UploadRequest, now: float) -> list[Command]:
@@ -183,8 +190,16 @@ class Agent:
             self._keep_aside(prepared)
         appended = self._append(prepared)
         if appended.is_new:
-            self._run(self.syps.on_appended(self.outbox.head(), now, urgent=prepared.is_urgent), now)
+            self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
+
+    def _on_appended(self, prepared: Prepared, now: float) -> None:
+        """Ring at once if a macro of this document's events rings; whatever else they do follows."""
+        steps = [step for event in events_of(prepared.transaction_type) for step in self.automation.steps_on(event)]
+        rings = [step.urgent for step in steps if isinstance(step, automation.Ring)]
+        urgent = prepared.is_urgent or any(rings)
+        self._run(self.syps.on_appended(self.outbox.head(), now, rings=bool(rings), urgent=urgent), now)
+        self._do((step for step in steps if not isinstance(step, automation.Ring)), now)
 
     def _append(self, prepared: Prepared) -> Appended:
         def append() -> Appended:
@@ -230,14 +245,88 @@ class Agent:
             taken += 1
         if taken:
             self._spool_at = now  # More may wait; look again at once, after the other events.
-            # The POS rang when it closed them, which was before they could be taken.
-            self._run(self.syps.on_ring_asked(now), now)
             log.info("spool_taken", extra={"till": self.config.till_id, "count": taken})
 
     def _leave_in_spool(self, spooled: folder.Spooled, problem: Exception) -> None:
         log.error("spool_refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
         if not spooled.given.strip():
             spooled.path.rename(spooled.path.with_suffix(".empty.tmp"))  # It will never be a document.
+
+    # -- Automation ------------------------------------------------------------------------------------------------
+
+    def happen(self, event: EventName, now: float) -> None:
+        """Run the macro that this event is bound to, if it is."""
+        self._do(self.automation.steps_on(event), now)
+
+    def _do(self, steps: Iterable[Step], now: float) -> None:
+        for step in steps:
+            match step:
+                case automation.Ring(urgent=urgent):
+                    self._on_ring_asked(now, urgent=urgent)
+                case automation.RunScript(path=path):
+                    self._run_script(path)
+                case automation.ShowStatus():
+                    self._show_status(now)
+
+    def _on_script_ended(self, ended: ScriptEnded) -> None:
+        self._script_errors.pop(ended.path, None)
+        if ended.error:
+            self._script_errors[ended.path] = ended.error
+        if self._note_automation_error():
+            self._show_presence()
+
+    @property
+    def automation_error(self) -> str:
+        """What of the automation does not run, and why; empty if it all does."""
+        return self.automation.local_error or next(iter(self._script_errors.values()), "")
+
+    def _note_automation_error(self) -> bool:
+        """Remember since when something does not run; tell whether that is news."""
+        failed, fails = self._automation_fails_since_ms is not None, bool(self.automation_error)
+        if failed != fails:
+            self._automation_fails_since_ms = self._clock_ms() if fails else None
+        return failed != fails
+
+    def _show_status(self, now: float) -> None:
+        if now - self._status_shown_at < STATUS_EVERY_S:
+            return
+        self._status_shown_at = now
+        log.info("status", extra={"till": self.config.till_id, "also": self.status()})
+        self._show_presence()
+
+    def _answer(self, asked: Asked, now: float) -> None:
+        try:
+            match asked:
+                case StatusAsked(pending=pending):
+                    told = self.status(pending)
+                case ReloadAsked():
+                    self.automation.load()
+                    self._run(self._apply_automation(now), now)
+                    told = self.automation.told()
+                case MacroAsked(code=code):
+                    told = self._run_macro(code, now)
+        except automation.AutomationError as problem:
+            asked.answer.set_exception(problem)
+        else:
+            asked.answer.set_result(told)
+
+    def _run_macro(self, code: int, now: float) -> dict[str, Any]:
+        steps = automation.steps(self.automation.automation, code)
+        log.info("macro_asked", extra={"till": self.config.till_id, "also": {"macro": code}})
+        self._do(steps, now)
+        return {"macro": code}
+
+    def _apply_automation(self, now: float) -> list[Command]:
+        """Go by what is in force now, and say so; scripts that failed may not belong to it any more."""
+        told = self.automation.told()
+        level = logging.WARNING if told["settings_error"] else logging.INFO
+        log.log(level, "automation_in_force", extra={"till": self.config.till_id, "also": told})
+        if self.automation.local_error:
+            also = {"error": self.automation.local_error}
+            log.error("automation_refused", extra={"till": self.config.till_id, "also": also})
+        self._script_errors.clear()
+        self._note_automation_error()
+        return self.syps.on_limits(self.automation.over(self._own_limits), now)
 
     # -- Commands --------------------------------------------------------------------------------------------------
 
@@ -309,7 +398,8 @@ class Agent:
         self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
 
     def _prune(self) -> None:
-        before_ms = self._clock_ms() - int(self.config.retention_days * 86_400_000)
+        retention_days = self.automation.limits.retention_days or self.config.retention_days
+        before_ms = self._clock_ms() - int(retention_days * 86_400_000)
         while count := self.outbox.prune(before_ms):
             log.info("pruned", extra={"till": self.config.till_id, "count": count})
         self._prune_aside(before_ms)
@@ -337,9 +427,18 @@ class Agent:
             clock_ms=self._clock_ms(),
             disk_free_bytes=self._disk_free_bytes(),
             unsent=self.syps.head.unsent,
+            settings_revision=self.automation.revision,
+            settings_refused=self.automation.settings_refused,
+            settings_error=self.automation.settings_error,
+            troubles=self.troubles(),
             findings={"card_number": masked} if masked else {},
         )
         return codec.encode(message)
+
+    def troubles(self) -> dict[str, int]:
+        """Return what keeps the till from working as it should: reason code, and since when in epoch milliseconds."""
+        since_ms = self._automation_fails_since_ms
+        return {} if since_ms is None else {"automation_refused": since_ms}
 
     def _show_presence(self) -> None:
         self.outbox.save()
@@ -368,6 +467,8 @@ class Agent:
             "connected": self._is_connected,
             "last_error": self._last_error,
             **outbox_status(self.outbox, self._clock_ms(), pending),
+            "automation": {**self.automation.told(), "error": self.automation_error},
+            "troubles": self.troubles(),
             "counters": asdict(self.syps.counters),
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import sys
@@ -11,18 +10,11 @@ from typing import Any, BinaryIO
 
 import click
 
-from wire.program import EXIT_FAILED, EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr, read_config
+from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr
 
+from .asking import AgentDownError, ask, configured, fail
+from .automation_cli import actions, enable, events, macros
 from .config import EdgeConfig
-
-
-class AgentDownError(Exception):
-    """Nobody answers on the agent's socket."""
-
-
-def _fail(text: str, code: int = EXIT_FAILED) -> click.exceptions.Exit:
-    click.echo(f"tillstream edge: {text}", err=True)
-    return click.exceptions.Exit(code)
 
 
 @click.group()
@@ -36,16 +28,13 @@ def edge(context: click.Context, path: Path | None) -> None:
       tillstream edge run                      the agent, in the foreground
       tillstream edge append receipt.json      hand over a document by hand
       tillstream edge status                   what central has, and what it lacks
+      tillstream edge enable per-receipt-upload
     """
     context.obj = path
 
 
-def _configured(context: click.Context) -> EdgeConfig:
-    """Read the configuration when a command runs, and not before: its --help needs none."""
-    try:
-        return read_config(EdgeConfig, "edge", context.obj, os.environ)
-    except ConfigError as problem:
-        raise _fail(str(problem)) from problem
+for group in (actions, macros, events, enable):
+    edge.add_command(group)
 
 
 @edge.command()
@@ -55,12 +44,12 @@ def run(context: click.Context) -> None:
     from .outbox import OutboxBusyError
     from .service import run as run_agent
 
-    config = _configured(context)
+    config = configured(context)
     log_to_stderr(config.log_level)
     try:
         run_agent(config)
     except (ConfigError, OutboxBusyError) as problem:
-        raise _fail(str(problem)) from problem
+        raise fail(str(problem)) from problem
 
 
 @edge.command()
@@ -76,7 +65,7 @@ def append(context: click.Context, files: tuple[BinaryIO, ...], as_json: bool) -
     Example:
       echo '{"document_id": "42", "transaction_type": "no_sale", …}' | tillstream edge append
     """
-    config = _configured(context)
+    config = configured(context)
     givens = [file.read() for file in files] or [sys.stdin.buffer.read()]
     for given in givens:
         told = _append(config, given)
@@ -90,17 +79,17 @@ def _append(config: EdgeConfig, given: bytes) -> dict[str, Any]:
 
     try:
         prepared = prepare(given, config.intake_limit_bytes, make_document_id)
-        status, told = _ask(config, "POST", "/documents", prepared.body)
+        status, told = ask(config, "POST", "/documents", prepared.body)
     except NotADocumentError as problem:
-        raise _fail(str(problem)) from problem
+        raise fail(str(problem)) from problem
     except AgentDownError:
         try:
             put(Path(config.spool_dir), make_document_id(), prepared.body)
         except OSError as problem:
-            raise _fail(f"the agent is down, and the spool: {problem}", EXIT_NOT_REACHABLE) from problem
+            raise fail(f"the agent is down, and the spool: {problem}", EXIT_NOT_REACHABLE) from problem
         return {"document_id": prepared.document_id, "spooled": True}
     if status >= 400:
-        raise _fail(f"{told.get('title')}: {told.get('detail')}")
+        raise fail(f"{told.get('title')}: {told.get('detail')}")
     return told
 
 
@@ -115,11 +104,11 @@ def _tell_appended(told: dict[str, Any]) -> str:
 @click.pass_context
 def ring(context: click.Context, urgent: bool) -> None:
     """Ring now, as the POS's hook does."""
-    config = _configured(context)
+    config = configured(context)
     try:
         descriptor = os.open(config.fifo_path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as problem:
-        raise _fail(f"the agent does not run: {problem}", EXIT_NOT_REACHABLE) from problem
+        raise fail(f"the agent does not run: {problem}", EXIT_NOT_REACHABLE) from problem
     with os.fdopen(descriptor, "wb") as fifo:
         fifo.write(b"u" if urgent else b"r")
 
@@ -130,7 +119,7 @@ def ring(context: click.Context, urgent: bool) -> None:
 @click.pass_context
 def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
     """Show what central has and what it lacks; answers while the agent is down too."""
-    config = _configured(context)
+    config = configured(context)
     told = _status(config, "/status")
     click.echo(json.dumps(told) if as_json else _tell_status(told))
     if exit_code and told["unsent"] and not told.get("connected"):
@@ -143,7 +132,7 @@ def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
 @click.pass_context
 def pending(context: click.Context, most: int, as_json: bool) -> None:
     """List the documents that central is not known to have, oldest first."""
-    config = _configured(context)
+    config = configured(context)
     documents = _status(config, f"/pending?most={most}", most).get("pending", [])
     if as_json:
         click.echo(json.dumps(documents))
@@ -154,7 +143,7 @@ def pending(context: click.Context, most: int, as_json: bool) -> None:
 
 def _status(config: EdgeConfig, target: str, most: int = 0) -> dict[str, Any]:
     try:
-        return _ask(config, "GET", target)[1]
+        return ask(config, "GET", target)[1]
     except AgentDownError:
         return _status_of_file(config, most)
 
@@ -166,11 +155,11 @@ def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
     from .service import open_outbox
 
     if not config.outbox_path.exists():
-        raise _fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
+        raise fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
     try:
         outbox = open_outbox(config)
     except OutboxBusyError as problem:
-        raise _fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
+        raise fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
     told = {
         "agent": "down",
         "till_id": config.till_id,
@@ -189,6 +178,8 @@ def _tell_status(told: dict[str, Any]) -> str:
         f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}",
         f"unsent   {told['unsent']}" + _tell_age(told["oldest_unsent_age_s"]),
     ]
+    automation = told.get("automation", {})
+    lines += [f"trouble  {automation[key]}" for key in ("error", "settings_error") if automation.get(key)]
     if told["card_numbers_masked"]:
         lines.append(f"finding  card_number: {told['card_numbers_masked']} masked; the POS puts them into tenders")
     return "\n".join(lines)
@@ -196,17 +187,3 @@ def _tell_status(told: dict[str, Any]) -> str:
 
 def _tell_age(age_s: float | None) -> str:
     return "" if age_s is None else f", the oldest since {age_s:.0f} s"
-
-
-def _ask(config: EdgeConfig, method: str, target: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
-    from .intake.http_socket import UnixConnection
-
-    connection = UnixConnection(config.socket_path, config.intake_timeout_s + 1)
-    try:
-        connection.request(method, target, body)
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    except (OSError, http.client.HTTPException) as problem:
-        raise AgentDownError(str(problem)) from problem
-    finally:
-        connection.close()

@@ -11,6 +11,7 @@ from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.topics import TILL_ID_PATTERN
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=1024)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50)]
 
 
@@ -39,7 +40,6 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pos_group: str = "pos"
     """Members of this group may hand over documents and ring; without such a group only the agent's own user may."""
 
-    ring_on_append: bool = True
     ring_again_s: Seconds = 60
     ring_again_max_s: Seconds = 900
     presence_every_s: Seconds = 60
@@ -57,6 +57,15 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     aside_limit_bytes: Bytes = 256 * 2**20
     outbox_limit_bytes: Annotated[int, Meta(ge=2**20, le=2**46)] = 2 * 2**30
     ballast_bytes: Annotated[int, Meta(ge=0, le=2**34)] = 8 * 2**20
+    scripts_dirs: Annotated[tuple[AbsolutePath, ...], Meta(max_length=16)] = (
+        "/usr/lib/tillstream/scripts",
+        "/linuxcash/cash/sync/scripts",
+    )
+    """Where the scripts of ``shell://`` actions lie; root owns them, and everything above them."""
+    script_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10
+    script_output_limit_bytes: Annotated[int, Meta(ge=0, le=64 * 1024)] = 4096
+    scripts_waiting_max: Annotated[int, Meta(ge=1, le=1000)] = 16
+
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 10_000
     inbox_bytes: Bytes = 64 * 2**20
 

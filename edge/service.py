@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import logging
 import os
+import re
 import time
 from concurrent.futures import TimeoutError as AnswerTimeoutError
 from pathlib import Path
@@ -14,22 +15,31 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from wire import topics
+from wire.automation import AutomationError
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 
-from .agent import Agent, AsideFullError, Event, Handed, RingAsked, StatusAsked, wall_clock_ms
+from .agent import Agent, AsideFullError, wall_clock_ms
+from .automation import TillAutomation
 from .config import EdgeConfig
+from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked
 from .intake import fifo, http_socket
 from .intake.http_socket import Answer, SocketLimits, problem
 from .intake.prepare import NotADocumentError
 from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits
+from .scripts_runner import ScriptLimits, ScriptsRunner
 from .syps import Syps, SypsLimits
 
 log = logging.getLogger("tillstream.edge")
 
 EVENTS_A_TURN = 100
 SOCKET_PATH_MAX_BYTES = 107
+SERVED = (
+    "POST /documents, POST /ring, GET /status, GET /pending, POST /macros/<code>/run and POST /automation/reload"
+    " are served"
+)
+_RUN_MACRO = re.compile(r"/macros/([0-9]{1,9})/run")
 
 
 def random_name(length: int = 22) -> str:
@@ -68,7 +78,6 @@ def make_core(config: EdgeConfig, outbox: Outbox) -> Syps:
         boot_id=random_name(8),
         own_central=config.central_id or outbox.central_id,
         limits=SypsLimits(
-            ring_on_append=config.ring_on_append,
             ring_again_s=config.ring_again_s,
             ring_again_max_s=config.ring_again_max_s,
             presence_every_s=config.presence_every_s,
@@ -90,6 +99,7 @@ def link_settings(config: EdgeConfig) -> LinkSettings:
         subscriptions=(
             topics.UPLOAD_REQUEST.of(till=till),
             topics.SALES_STORED.of(till=till),
+            topics.SETTINGS.of(till=till),
             topics.CENTRAL_PRESENCE.of(),
         ),
         will_topic=topics.TILL_PRESENCE.of(till=till),
@@ -105,7 +115,9 @@ def run(config: EdgeConfig) -> None:
     outbox = open_outbox_patiently(config)
     inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
     link = Link(link_settings(config), lambda number: agent.presence(number, online=False), inbox.put, SystemRandom())
-    agent = Agent(config, outbox, make_core(config, outbox), link, wall_clock_ms)
+    scripts = make_scripts_runner(config, inbox)
+    kept = TillAutomation(Path(config.state_dir))
+    agent = Agent(config, outbox, make_core(config, outbox), link, wall_clock_ms, kept, scripts.ask)
     stopping: list[bool] = []
 
     def stop() -> None:
@@ -117,13 +129,29 @@ def run(config: EdgeConfig) -> None:
     link.start()
     notify_systemd("READY=1")
     log.info("started", extra={"till": config.till_id, "stream": outbox.head().stream, "through": outbox.head().newest})
+    agent.start(time.monotonic())
     _turn(agent, inbox, stopping)
     notify_systemd("STOPPING=1")
     stop_socket()
+    _run_last_macro(agent, inbox, scripts)
     agent.stop()
     link.stop()
     outbox.close()
     log.info("stopped", extra={"till": config.till_id})
+
+
+def make_scripts_runner(config: EdgeConfig, inbox: Inbox[Event]) -> ScriptsRunner:
+    """Return what runs the scripts of macros; how each ended comes back as an event."""
+    limits = ScriptLimits(config.script_timeout_s, config.script_output_limit_bytes, config.scripts_waiting_max)
+    return ScriptsRunner(config.till_id, config.scripts_dirs, limits, config.fifo_path, inbox.put)
+
+
+def _run_last_macro(agent: Agent, inbox: Inbox[Event], scripts: ScriptsRunner) -> None:
+    """Run the macro of the till's end while there is still a link; its scripts may ring."""
+    agent.happen("till_stopping", time.monotonic())
+    scripts.stop(agent.config.script_timeout_s)
+    for event in inbox.take(0.0, EVENTS_A_TURN):
+        agent.handle(event, time.monotonic())
 
 
 def _turn(agent: Agent, inbox: Inbox[Event], stopping: list[bool]) -> None:
@@ -168,18 +196,13 @@ class Door:
         """Answer one HTTP request; a document's answer comes after its commit."""
         url = urlsplit(target)
         query = parse_qs(url.query)
-        match method, url.path:
-            case "POST", "/documents":
-                return self._hand_over(body)
-            case "POST", "/ring":
-                self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1)
-                return Answer(202, {"rung": True})
-            case "GET", "/status":
-                return self._status(0)
-            case "GET", "/pending":
-                most = query.get("most", ["100"])[0]
-                return self._status(min(int(most), 10_000) if most.isdigit() else 100)
-        return problem(404, "Not found", "POST /documents, POST /ring, GET /status and GET /pending are served")
+        if (method, url.path) == ("POST", "/documents"):
+            return self._hand_over(body)
+        if (method, url.path) == ("POST", "/ring"):
+            self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1)
+            return Answer(202, {"rung": True})
+        asked = _asked(method, url.path, query)
+        return self._answer(asked) if asked else problem(404, "Not found", SERVED)
 
     def _hand_over(self, body: bytes) -> Answer:
         handed = Handed(body, make_document_id)
@@ -198,10 +221,24 @@ class Door:
             return Answer(202, {**answer, "detail": "over document_limit_bytes: kept aside, a stub takes its number"})
         return Answer(201 if taken.appended.is_new else 200, answer)
 
-    def _status(self, pending: int) -> Answer:
-        asked = StatusAsked(pending)
+    def _answer(self, asked: Asked) -> Answer:
         self._inbox.put(asked)
         try:
             return Answer(200, asked.answer.result(self._timeout_s))
+        except AutomationError as unknown:
+            return problem(404, "No such macro", str(unknown))
         except AnswerTimeoutError:
             return problem(503, "Busy", "the agent did not answer in time")
+
+
+def _asked(method: str, path: str, query: dict[str, list[str]]) -> Asked | None:
+    match method, path:
+        case "GET", "/status":
+            return StatusAsked()
+        case "GET", "/pending":
+            most = query.get("most", ["100"])[0]
+            return StatusAsked(min(int(most), 10_000) if most.isdigit() else 100)
+        case "POST", "/automation/reload":
+            return ReloadAsked()
+    macro = _RUN_MACRO.fullmatch(path) if method == "POST" else None
+    return MacroAsked(int(macro[1])) if macro else None

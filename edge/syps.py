@@ -39,7 +39,6 @@ class Head:
 class SypsLimits:
     """The waits and rates of the till's side, in seconds."""
 
-    ring_on_append: bool = True
     ring_again_s: float = 60.0
     ring_again_max_s: float = 900.0
     presence_every_s: float = 60.0
@@ -155,10 +154,10 @@ class Syps:
         self._connected = self._central_online = False
         return []
 
-    def on_appended(self, head: Head, now: float, *, urgent: bool = False) -> list[Command]:
-        """Ring for a new document, if the till's automation says so."""
+    def on_appended(self, head: Head, now: float, *, rings: bool, urgent: bool = False) -> list[Command]:
+        """Ring for a new document if the till's automation ``rings``; an urgent one, a closed shift, rings always."""
         self.head = head
-        return self.on_ring_asked(now, urgent=urgent) if urgent or self.limits.ring_on_append else []
+        return self.on_ring_asked(now, urgent=urgent) if urgent or rings else []
 
     def on_ring_asked(self, now: float, *, urgent: bool = False) -> list[Command]:
         """Ring, at most one doorbell in flight: whatever is asked meanwhile becomes one more."""
@@ -169,6 +168,14 @@ class Syps:
             self._ring_wanted = True
             return []
         return self._ring(now)
+
+    def on_limits(self, limits: SypsLimits, now: float) -> list[Command]:
+        """Wait by other limits from now on, and say so; what was put off further than they allow comes sooner."""
+        self.limits = limits
+        self._presence_at = min(self._presence_at, now + limits.presence_every_s)
+        if self._ring_again_at is not None:
+            self._ring_again_at = min(self._ring_again_at, now + limits.ring_again_max_s)
+        return [ShowPresence()]
 
     def on_acknowledged(self, sent: Sent, now: float) -> list[Command]:
         """Go on after PUBACK: flow control and nothing more."""

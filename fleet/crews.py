@@ -71,7 +71,6 @@ class AgentCrew:
             self._agents[till_id] = self._site.agent(
                 till_id,
                 self._meter.port,
-                ring_on_append=False,  # The after-close event rings, as the administrator configured it.
                 ring_again_s=5,
                 reconnect_min_s=0.2,
                 reconnect_max_s=2,

@@ -17,9 +17,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edge.agent import RingAsked
+from edge.automation import TillAutomation
 from edge.config import EdgeConfig
+from edge.events import RingAsked
 from edge.outbox import MEMORY
+from wire.automation import FACTORY, Automation, with_per_receipt_upload
 from wire.link import Connection, Event
 
 from .till import NEVER, Closed, FleetTill, link_bytes
@@ -27,6 +29,7 @@ from .till import NEVER, Closed, FleetTill, link_bytes
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 WEEK_S = 604_800.0
 LAGS_KEPT = 20_000
+PER_RECEIPT, _ = with_per_receipt_upload(FACTORY)
 
 OnStored = Callable[[FleetTill, Closed, float], object]
 """Told for each document when its till learns that it is stored: till, document, monotonic time in seconds."""
@@ -40,7 +43,8 @@ class FleetSettings:
     broker_port: int = 1883
     outbox_dir: Path | None = None
     """Where each till keeps its outbox file; None keeps them in memory, so a killed process loses its documents."""
-    ring_on_append: bool = True
+    automation: Automation = PER_RECEIPT
+    """What each till has before central says anything; FACTORY leaves ringing to whoever calls ``ring``."""
     connects_per_s: float = 500.0
     """How fast the first connections are made: a fleet that is switched on all at once would be one long queue."""
     keepalive_s: int = 30
@@ -101,14 +105,17 @@ class Fleet:
             presence_every_s=settings.presence_every_s,
             reconnect_min_s=settings.reconnect_min_s,
             reconnect_max_s=settings.reconnect_max_s,
-            ring_on_append=settings.ring_on_append,
-            state_dir=str(settings.outbox_dir or "/nonexistent"),
+            state_dir=str(settings.outbox_dir / till_id if settings.outbox_dir else "/nonexistent"),
             spool_dir="/nonexistent",
             spool_every_s=WEEK_S,  # Nobody leaves documents in a spool here; looking costs.
         )
-        outbox = settings.outbox_dir / f"{till_id}.outbox.db" if settings.outbox_dir else MEMORY
+        outbox: Path | str = MEMORY
+        if settings.outbox_dir:
+            Path(config.state_dir).mkdir(exist_ok=True)
+            outbox = settings.outbox_dir / f"{till_id}.outbox.db"
+        kept = TillAutomation(Path(config.state_dir) if settings.outbox_dir else None, settings.automation)
         place = max(self._started_at + len(self.tills) / settings.connects_per_s, now)
-        till = self.tills[till_id] = FleetTill(config, outbox, self, Random(self._rng.random()), place)
+        till = self.tills[till_id] = FleetTill(config, outbox, kept, self, Random(self._rng.random()), place)
         self._wake_at(till, place)
         return till
 
@@ -121,7 +128,7 @@ class Fleet:
         return taken.appended.sequence
 
     def ring(self, till_id: str, *, urgent: bool = False) -> None:
-        """Ring on a till, as its after-close event does; needed where ``ring_on_append`` is off."""
+        """Ring on a till, as its after-close event does; needed where its automation does not ring."""
         till = self.tills[till_id]
         till.agent.handle(RingAsked(urgent=urgent), time.monotonic())
         self._reschedule(till)

@@ -17,15 +17,16 @@ from typing import Literal
 
 import msgspec
 
-from broker.tokens import token_of
+from wire.automation import FACTORY
 from wire.program import on_stop_signal
+from wire.tokens import token_of
 
 from . import journey
 from .baskets import Document, Register, encode
 from .catalogue import make_catalogue
 from .figures import percentile
 from .ledger import Ledger, enter
-from .loop import Fleet, FleetSettings
+from .loop import PER_RECEIPT, Fleet, FleetSettings
 
 BURST = 100
 """A replayed till closes so many documents, rings, and closes the next when fewer than that are unsent."""
@@ -72,7 +73,11 @@ class Replay:
         fleet_key = Path(spec.fleet_key_file).read_bytes()
         is_replay = spec.baskets == "journey"
         settings = FleetSettings(
-            broker_port=spec.port, ring_on_append=not is_replay, reconnect_max_s=5, seed=spec.seed, connects_per_s=200
+            broker_port=spec.port,
+            automation=FACTORY if is_replay else PER_RECEIPT,  # A replay rings once for each burst.
+            reconnect_max_s=5,
+            seed=spec.seed,
+            connects_per_s=200,
         )
         self.fleet = Fleet(settings, lambda till_id: token_of(fleet_key, till_id))
         self._documents, self.wanted = _journey(spec) if is_replay else _registers(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 from collections import deque
@@ -10,11 +11,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from edge.agent import Agent, TakenIn, wall_clock_ms
+from edge.agent import Agent, wall_clock_ms
+from edge.automation import TillAutomation
 from edge.config import EdgeConfig
+from edge.events import TakenIn
 from edge.outbox import Outbox, OutboxLimits
 from edge.service import link_settings, make_core, make_document_id, random_name
 from wire.link import Backoff, Connected, Connection, Disconnected, Driver, Event, Received
+
+log = logging.getLogger("tillstream.fleet")
 
 NEVER = float("inf")
 TCP_INFO_BYTES, TCP_INFO_ACKED_AT = 136, 120
@@ -53,14 +58,22 @@ class FleetTill:
     """One till: an ``Agent`` whose carrier is this object, one connection at a time, and when it is next due."""
 
     def __init__(
-        self, config: EdgeConfig, outbox: Path | str, loop: Loop, rng: Random, first_connect_at: float
+        self,
+        config: EdgeConfig,
+        outbox: Path | str,
+        kept: TillAutomation,
+        loop: Loop,
+        rng: Random,
+        first_connect_at: float,
     ) -> None:
         self.config, self._loop = config, loop
         self._link = link_settings(config)
         limits = OutboxLimits(config.outbox_limit_bytes, ballast_bytes=0)
         self.outbox = _Outbox(outbox, limits, random_name)
         self.outbox.on_stored = self._on_stored
-        self.agent = Agent(config, self.outbox, make_core(config, self.outbox), self, wall_clock_ms)
+        core = make_core(config, self.outbox)
+        self.agent = Agent(config, self.outbox, core, self, wall_clock_ms, kept, _run_no_script)
+        self.agent.start(first_connect_at)
         self.connection: Connection | None = None
         self.is_up = False
         self.connect_at = first_connect_at
@@ -146,6 +159,11 @@ class FleetTill:
     def _on_stored(self, through: int) -> None:
         while self.unsent and self.unsent[0].sequence <= through:
             self._loop.learnt_stored(self, self.unsent.popleft())
+
+
+def _run_no_script(path: str) -> None:
+    """Run nothing: thousands of tills in one process have one machine's scripts between them."""
+    log.warning("script_not_run", extra={"also": {"path": path}})
 
 
 def link_bytes(sock: Any) -> tuple[int, int]:

@@ -14,11 +14,13 @@ from central.collector import Collector
 from central.commands import CollectorLimits
 from central.store import Store
 from edge.agent import Agent
+from edge.automation import TillAutomation
 from edge.config import EdgeConfig
 from edge.outbox import MEMORY, Outbox, OutboxLimits
 from edge.syps import Head, Syps, SypsLimits
 from fleet import baskets
 from fleet.catalogue import make_catalogue
+from fleet.loop import PER_RECEIPT
 from wire import chain
 from wire.codec import Upload
 from wire.messages import ReceiptClosed, Sales, SalesStored, UploadRequest, said
@@ -212,6 +214,8 @@ class Till:
     agent: Agent
     outbox: Outbox
     link: RecordingLink
+    scripts: list
+    """The paths of the scripts that its macros would have run."""
     made: count = field(default_factory=lambda: count(1))
 
     def take_in(self, given, now=0.0):
@@ -219,13 +223,17 @@ class Till:
         return self.agent.take_in(given, lambda: f"made-{next(self.made)}", now)
 
 
-def a_till(folder, outbox=None, **config):
-    """Return a till whose folders lie under ``folder``; its outbox is in memory unless one is given."""
+def a_till(folder, outbox=None, automation=None, **config):
+    """Return a till whose folders lie under ``folder``; its outbox is in memory unless one is given.
+
+    Per-receipt upload is on, unless it is given an automation of its own.
+    """
     folders = {"state_dir": str(folder), "spool_dir": str(folder / "spool"), "run_dir": str(folder)}
     outbox, link = outbox or an_outbox(), RecordingLink()
     settings = EdgeConfig(**{"till_id": TILL, **folders, **config})
-    core = Syps(outbox.head(), BOOT, outbox.central_id, SypsLimits(ring_on_append=settings.ring_on_append), Random(1))
-    return Till(Agent(settings, outbox, core, link, lambda: NOW_MS), outbox, link)
+    core = Syps(outbox.head(), BOOT, outbox.central_id, SypsLimits(), Random(1))
+    kept, scripts = automation or TillAutomation(None, PER_RECEIPT), []
+    return Till(Agent(settings, outbox, core, link, lambda: NOW_MS, kept, scripts.append), outbox, link, scripts)
 
 
 # -- Waiting -----------------------------------------------------------------------------------------------------------

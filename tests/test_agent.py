@@ -21,7 +21,8 @@ from factories import (
     some_sales,
 )
 
-from edge.agent import AsideFullError, Handed, RingAsked, StatusAsked
+from edge.agent import AsideFullError
+from edge.events import Handed, RingAsked, StatusAsked
 from edge.intake.prepare import NotADocumentError
 from edge.outbox import OutboxFullError
 from wire import codec, topics
@@ -154,7 +155,7 @@ def test_a_bad_message_is_acknowledged_and_changes_nothing(till, payload):
     before = len(till.link.published)
     events = [
         Received(1, 7, topic.of(till=TILL, worker=1), payload, retained=False)
-        for topic in (topics.UPLOAD_REQUEST, topics.SALES_STORED, topics.CENTRAL_PRESENCE, topics.SETTINGS)
+        for topic in (topics.UPLOAD_REQUEST, topics.SALES_STORED, topics.CENTRAL_PRESENCE)
     ]
     for event in events:
         till.agent.handle(event, 0.0)

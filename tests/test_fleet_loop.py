@@ -9,6 +9,7 @@ import pytest
 
 from fleet.loop import Fleet, FleetSettings
 from fleet.processes import Site, listens, wait_until
+from wire.automation import FACTORY
 
 
 def sale(document_id):
@@ -101,8 +102,8 @@ def test_the_same_document_twice_is_closed_once(site):
 
 
 def test_without_ringing_nothing_is_sent_until_somebody_rings(site):
-    """With ``ring_on_append`` off the after-close event decides, as on a till of its own."""
-    with fleet_of(site, 1, ring_on_append=False) as fleet:
+    """Where no event is bound, as on a new till, a document waits until somebody rings."""
+    with fleet_of(site, 1, automation=FACTORY) as fleet:
         assert fleet.run(lambda: all_up(fleet), 20)
         rung = fleet.tills["till-0"].agent.syps.counters.rung
         fleet.close_document("till-0", sale("unrung"))

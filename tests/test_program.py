@@ -22,9 +22,9 @@ def read_edge(tmp_path, text, **environ):
 
 def test_the_file_and_over_it_the_environment(tmp_path):
     """A key in the environment wins over the file, the file over the default."""
-    config = read_edge(tmp_path, 'till_id = "till-1"\nretention_days = 7', retention_days="9.5", ring_on_append="false")
+    config = read_edge(tmp_path, 'till_id = "till-1"\nretention_days = 7', retention_days="9.5", scripts_dirs='["/a"]')
 
-    assert (config.till_id, config.retention_days, config.ring_on_append) == ("till-1", 9.5, False)
+    assert (config.till_id, config.retention_days, config.scripts_dirs) == ("till-1", 9.5, ("/a",))
     assert config.ring_again_s == EdgeConfig(till_id="x").ring_again_s
 
 

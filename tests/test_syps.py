@@ -52,15 +52,15 @@ def test_a_document_rings_with_the_new_head():
     """The doorbell says what the outbox holds now."""
     syps = connected(5)
 
-    assert [6] == [bell.newest for bell in rings(syps.on_appended(a_head(6), 1))]
+    assert [6] == [bell.newest for bell in rings(syps.on_appended(a_head(6), 1, rings=True))]
 
 
 def test_where_automation_does_not_ring_a_document_waits_unless_it_is_urgent():
     """The page's switch really switches; a closed shift rings all the same, and so does a person."""
-    syps = connected(5, ring_on_append=False)
+    syps = connected(5)
 
-    assert syps.on_appended(a_head(6), 1) == []
-    assert rings(syps.on_appended(a_head(7), 1, urgent=True))[0].urgent
+    assert syps.on_appended(a_head(6), 1, rings=False) == []
+    assert rings(syps.on_appended(a_head(7), 1, urgent=True, rings=False))[0].urgent
     syps.on_acknowledged("ring", 2)
     assert rings(syps.on_ring_asked(2))[0].newest == 7
 
@@ -68,8 +68,8 @@ def test_where_automation_does_not_ring_a_document_waits_unless_it_is_urgent():
 def test_one_doorbell_is_in_flight_and_what_is_asked_meanwhile_becomes_one_more():
     """A hundred receipts while the broker is slow are two doorbells: the first, and the newest."""
     syps = connected(0)
-    first = rings(syps.on_appended(a_head(1), 1))
-    meanwhile = [command for newest in range(2, 100) for command in syps.on_appended(a_head(newest), 1)]
+    first = rings(syps.on_appended(a_head(1), 1, rings=True))
+    meanwhile = [command for newest in range(2, 100) for command in syps.on_appended(a_head(newest), 1, rings=True)]
     then = rings(syps.on_acknowledged("ring", 2))
 
     assert [1] == [bell.newest for bell in first]
@@ -81,13 +81,13 @@ def test_one_doorbell_is_in_flight_and_what_is_asked_meanwhile_becomes_one_more(
 def test_urgency_that_comes_while_a_doorbell_is_in_flight_is_not_lost():
     """The next doorbell is urgent, and only that one."""
     syps = connected(0)
-    syps.on_appended(a_head(1), 1)
-    syps.on_appended(a_head(2), 1, urgent=True)
-    syps.on_appended(a_head(3), 1)
+    syps.on_appended(a_head(1), 1, rings=True)
+    syps.on_appended(a_head(2), 1, urgent=True, rings=True)
+    syps.on_appended(a_head(3), 1, rings=True)
 
     assert rings(syps.on_acknowledged("ring", 2))[0].urgent
     syps.on_acknowledged("ring", 3)
-    assert not rings(syps.on_appended(a_head(4), 3))[0].urgent
+    assert not rings(syps.on_appended(a_head(4), 3, rings=True))[0].urgent
 
 
 def test_nothing_is_said_while_offline_and_everything_after_it():
@@ -95,8 +95,8 @@ def test_nothing_is_said_while_offline_and_everything_after_it():
     syps = connected(0)
     syps.on_disconnected()
 
-    assert syps.on_appended(a_head(1), 1) == []
-    assert syps.on_appended(a_head(2), 2, urgent=True) == []
+    assert syps.on_appended(a_head(1), 1, rings=True) == []
+    assert syps.on_appended(a_head(2), 2, urgent=True, rings=True) == []
     assert syps.on_ring_asked(3) == []
     assert syps.on_tick(10_000) == []
     assert syps.next_deadline() is None
@@ -136,7 +136,7 @@ def test_fresh_receipts_do_not_put_ringing_again_off():
     syps = connected(1)
     due = syps._ring_again_at
     for second in range(1, 40):
-        syps.on_appended(a_head(1 + second), float(second))
+        syps.on_appended(a_head(1 + second), float(second), rings=True)
         syps.on_acknowledged("ring", float(second))
 
     assert due == syps._ring_again_at

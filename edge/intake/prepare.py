@@ -40,10 +40,15 @@ class Prepared:
     """The idempotency key: the same key with the same bytes is the same document."""
     body: bytes
     card_numbers: int = 0
-    is_urgent: bool = False
-    """A shift was closed: whoever reconciles is waiting."""
+    transaction_type: str = ""
+    """As the POS has it; empty where it cannot be read."""
     aside: bytes | None = None
     """The bytes of an oversize document, to be kept aside under the document's number."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Say whether a shift was closed: whoever reconciles is waiting."""
+        return self.transaction_type == "shift_close"
 
 
 def prepare(given: bytes, limit_bytes: int, make_id: Callable[[], str]) -> Prepared:
@@ -87,8 +92,8 @@ def _prepare_fields(given: bytes, fields: dict[str, Any], make_id: Callable[[], 
         fields = {"document_id": made, **fields}
     else:
         made = _key(fields["document_id"], body)
-    is_urgent = fields.get("transaction_type") == "shift_close"
-    return _mask_tenders(Prepared(made, body, is_urgent=is_urgent), fields)
+    kind = fields.get("transaction_type")
+    return _mask_tenders(Prepared(made, body, transaction_type=kind if isinstance(kind, str) else ""), fields)
 
 
 def _key(document_id: Any, body: bytes) -> str:

@@ -15,11 +15,13 @@ from typing import Self
 from brokers import CENTRALS, FLEET_KEY, MOSQUITTO, ROOT, TILLS, _password_line, _write_secret, free_port, wait_until
 
 from broker.access import mosquitto_acl
-from broker.tokens import token_of
+from edge.automation import TillAutomation
 from fleet import ledger
 from fleet.baskets import Register
 from fleet.catalogue import make_catalogue
 from fleet.pos import FirstThat, Journal, Pos, Socket, SpoolFolder, ring
+from wire.automation import with_per_receipt_upload
+from wire.tokens import token_of
 
 START_MS = 1_772_000_000_000
 
@@ -79,6 +81,7 @@ class Till:
             RING_AGAIN_S="2",
         )
         (self.folder / "spool").mkdir(parents=True)
+        TillAutomation(self.folder / "state").change(lambda automation: with_per_receipt_upload(automation)[0])
         self.agent = Program(station.folder / f"{till_id}.log", tillstream("edge", "run"), self.environment)
         self.socket = self.folder / "run" / "edge.sock"
         hand_over = FirstThat(Socket(self.socket), SpoolFolder(self.folder / "spool"))

@@ -20,9 +20,11 @@ from central.migrations import migrate
 from central.store import Store
 from central.subscriber import Subscriber
 from edge.agent import Agent
+from edge.automation import TillAutomation
 from edge.config import EdgeConfig
 from edge.outbox import Outbox, OutboxLimits
 from edge.syps import Syps, SypsLimits
+from fleet.loop import PER_RECEIPT
 from wire import codec, topics
 from wire.messages import SalesStored, UploadRequest
 
@@ -263,10 +265,12 @@ class TillNode(Node):
         filters = (
             topics.UPLOAD_REQUEST.of(till=till),
             topics.SALES_STORED.of(till=till),
+            topics.SETTINGS.of(till=till),
             topics.CENTRAL_PRESENCE.of(),
         )
         super().__init__(world, till, filters)
         self.config = EdgeConfig(till_id=till, spool_dir="/nonexistent", state_dir="/nonexistent", spool_every_s=86_400)
+        self.automation = TillAutomation(None, PER_RECEIPT)
         self.recorded = {}
         self.unheard = []
 
@@ -280,7 +284,8 @@ class TillNode(Node):
             limits=SypsLimits(),
             rng=Random(world.rng.random()),
         )
-        self.agent = Agent(self.config, self.outbox, core, self.link, world.clock_ms)
+        self.agent = Agent(self.config, self.outbox, core, self.link, world.clock_ms, self.automation, world.count)
+        self.agent.start(world.now)
         for given in self.unheard:
             self.world.after(0.1, self.hand_over, given)
         self.unheard = []
