@@ -34,4 +34,5 @@ def record(action: str, object_: str, note: str, at_ms: int) -> None:
 
 def listed(most: int) -> list[dict[str, Any]]:
     """Return the newest rows."""
-    return list(Audit.select().order_by(Audit.id.desc()).limit(most).dicts())
+    newest: Any = Audit.select().order_by(Audit.id.desc()).limit(most).dicts()
+    return list(newest)

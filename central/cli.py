@@ -6,16 +6,20 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
+from wire.translation import tell
 
-from . import reports, settings_cli
+from . import days_cli, reports, settings_cli
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
+from .late import late, read_denied
 from .migrations import NewerSchemaError
 from .requests_cli import request
 from .service import run as run_worker
+from .service import wall_clock_ms
 
 
 @click.group()
@@ -64,15 +68,41 @@ def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
         sys.exit(EXIT_FINDINGS)
 
 
-@central.command()
+@central.group(invoke_without_command=True)
 @click.option("--till", help="Only this till.")
 @click.option("--behind", is_flag=True, help="Only tills that owe documents.")
 @as_json_option
 @click.pass_context
 def tills(context: click.Context, till: str | None, behind: bool, as_json: bool) -> None:
-    """List the tills, worst first. «verified»: central provably holds everything the till ever rang for."""
-    rows = read(context, lambda: reports.tills(till, behind=behind))
-    table(rows, ("till_id", "store_id", "online", "through", "behind", "verified", "moved_at_ms"), as_json)
+    """List the tills, worst first, and why each is late; or decide about one.
+
+    «verified»: central provably holds everything the till ever rang for. With --till the next step is shown, too.
+
+    \b
+    Example:
+      tillstream central tills --behind
+      tillstream central tills --till 042-03
+      tillstream central tills park 042-03 --note "in repair until Friday"
+    """
+    if context.invoked_subcommand:
+        return
+    rows = _tills(context, till, behind=behind)
+    columns = ("till_id", "store_id", "online", "through", "behind", "verified", "reason", "since_ms", "title")
+    table(rows, columns, as_json)
+    if till and not as_json:
+        click.echo("\n".join(row["next_step"] for row in rows))
+
+
+def _tills(context: click.Context, till: str | None, *, behind: bool) -> list[dict[str, Any]]:
+    config = configured(context)
+    denied = read_denied(config.deny_file)
+    rows = read(context, lambda: reports.tills(till, behind=behind, reasons=late(wall_clock_ms(), denied)))
+    for row in rows:
+        reason = row["reason"]
+        title, next_step = tell(reason, config.language)
+        row |= {"reason": reason.code, "since_ms": reason.since_ms, "severity": reason.kind.severity}
+        row |= {"detail": reason.detail, "title": title, "next_step": next_step}
+    return rows
 
 
 @central.command()
@@ -87,14 +117,17 @@ def tasks(context: click.Context, is_open: bool, most: int, as_json: bool) -> No
     table(rows, columns, as_json)
 
 
-@central.command()
+@central.group(invoke_without_command=True)
 @click.option("--till", help="Only of this till.")
+@click.option("--settled", is_flag=True, help="Also those that a person has settled.")
 @most_option
 @as_json_option
 @click.pass_context
-def quarantine(context: click.Context, till: str | None, most: int, as_json: bool) -> None:
-    """List documents that could not be accepted, with the code and the field that is wrong."""
-    rows = read(context, lambda: reports.quarantine(most, till))
+def quarantine(context: click.Context, till: str | None, settled: bool, most: int, as_json: bool) -> None:
+    """List documents that could not be accepted, with the code and the field that is wrong; or settle one."""
+    if context.invoked_subcommand:
+        return
+    rows = read(context, lambda: reports.quarantine(most, till, settled=settled))
     table(rows, ("id", "till_id", "sequence", "document_id", "code", "reason"), as_json)
 
 
@@ -130,14 +163,20 @@ def documents(context: click.Context, /, as_bytes: bool, most: int, as_json: boo
     table(rows, columns, as_json)
 
 
-@central.command()
+@central.group(invoke_without_command=True)
 @as_json_option
 @click.pass_context
 def gaps(context: click.Context, as_json: bool) -> None:
-    """List the ranges that a till rang for and can no longer send."""
+    """List the ranges that a till rang for and can no longer send; or close one."""
+    if context.invoked_subcommand:
+        return
     rows = read(context, reports.gaps)
     table(rows, ("id", "till_id", "stream", "first", "last", "reason", "found_at_ms"), as_json)
 
 
-for _command in (request, settings_cli.group):
+for _command in (request, settings_cli.group, days_cli.days, days_cli.explain, days_cli.stores, days_cli.audit):
     central.add_command(_command)
+for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):
+    tills.add_command(_decision)
+gaps.add_command(days_cli.close_gap)
+quarantine.add_command(days_cli.settle)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from wire.translation import Language
+
 from .commands import CollectorLimits
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -50,6 +52,14 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 20_000
     inbox_bytes: Annotated[int, Meta(ge=2**20, le=2**34)] = 64 * 2**20
 
+    days_every_s: Seconds = 5
+    days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""
+
+    deny_file: str = ""
+    """The embedded broker's deny list, if central can read it: a till on it is shown as revoked."""
+    language: Language = "ru"
+    """What people read: ``ru`` or ``en``; codes, logs and JSON stay English."""
     log_level: str = "info"
 
     def collector_limits(self) -> CollectorLimits:

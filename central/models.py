@@ -78,6 +78,9 @@ class Quarantine(pw.Model):
     received_at_ms = pw.BigIntegerField()
     body_digest = pw.BlobField()
     body = pw.BlobField()
+    settled_at_ms = pw.BigIntegerField(null=True)
+    """When a person decided that nothing more will come of it."""
+    note = pw.TextField(default="")
 
     class Meta:
         table_name = "quarantine"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import peewee as pw
+
+from wire.reasons import Reason
 
 from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark
 
@@ -54,15 +56,15 @@ def status() -> Row:
         "verified": sum(row["verified"] for row in rows),
         "behind": sum(row["behind"] > 0 for row in rows),
         "documents": Document.select().count(),
-        "quarantined": Quarantine.select().count(),
+        "quarantined": Quarantine.select().where(Quarantine.settled_at_ms.is_null()).count(),
         "open_tasks": Task.select().where(Task.finished_at_ms.is_null()).count(),
         "open_gaps": Gap.select().where(Gap.closed_at_ms.is_null()).count(),
         "newest_received_at_ms": Document.select(pw.fn.MAX(Document.received_at_ms)).scalar(),
     }
 
 
-def tills(till: str | None = None, *, behind: bool = False) -> list[Row]:
-    """Return the tills, worst first: how far each has come, and whether that is all it ever rang for.
+def tills(till: str | None = None, *, behind: bool = False, reasons: Mapping[str, Reason] | None = None) -> list[Row]:
+    """Return the tills, worst first: how far each has come, and whether that is all it ever rang for, and the reason.
 
     ``verified`` says that the last doorbell was exactly the watermark and no head is open; ``behind`` counts documents
     that are known to be missing, and is None where nothing is known.
@@ -74,6 +76,8 @@ def tills(till: str | None = None, *, behind: bool = False) -> list[Row]:
     query = Till.select().order_by(Till.till_id)
     chosen = query.where(Till.till_id == till) if till else query
     rows = [_till(one, newest.get(one.till_id), heads.get(one.till_id, [])) for one in chosen]
+    for row in rows if reasons else ():
+        row["reason"] = reasons[row["till_id"]] if reasons else None
     rows.sort(key=lambda row: (-(row["behind"] or 0), row["verified"]))
     return [row for row in rows if row["behind"]] if behind else rows
 
@@ -103,10 +107,11 @@ def tasks(most: int, *, is_open: bool = False) -> list[Row]:
     return _dicts(query.where(Task.finished_at_ms.is_null()) if is_open else query)
 
 
-def quarantine(most: int, till: str | None = None) -> list[Row]:
-    """Return the newest documents in quarantine, without their bytes."""
+def quarantine(most: int, till: str | None = None, *, settled: bool = False) -> list[Row]:
+    """Return the newest documents in quarantine, without their bytes; with ``settled`` those, too."""
     columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
     query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
+    query = query if settled else query.where(Quarantine.settled_at_ms.is_null())
     return _dicts(query.where(Quarantine.till_id == till) if till else query)
 
 

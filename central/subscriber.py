@@ -23,6 +23,7 @@ from .batch import Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
+from .day_notes import DayNotes
 from .models import MODELS
 from .post import Post
 from .settings import Wanted
@@ -61,6 +62,7 @@ class Subscriber:
         )
         self._lives = 0
         self._wishes_at = now
+        self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
         self._heard: set[str] = set()
@@ -177,6 +179,9 @@ class Subscriber:
                     self.collector.on_task(wish, now)
                 self._write_presences()
                 self._read_changes(now)
+            if self.config.worker == 1 and now >= self._days_at:
+                self._days_at = now + self.config.days_every_s
+                self._note_days()
             self._run(self.collector.on_tick(now), now)
             self._send_settings(now)
         except _REFUSED as problem:
@@ -186,7 +191,7 @@ class Subscriber:
         """Return when ``tick`` is next needed."""
         if self._begin_at is not None:
             return self._begin_at
-        return min(self._wishes_at, self.collector.next_deadline())
+        return min(self._wishes_at, self._days_at, self.collector.next_deadline())
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
@@ -263,6 +268,11 @@ class Subscriber:
         with self.store.database.bind_ctx(MODELS):
             self._wanted = settings.wanted()
         self._post.on_wanted({till: one.revision for till, one in self._wanted.items()}, now)
+
+    def _note_days(self) -> None:
+        for one in self._days.note_days(self._clock_ms(), self.config.days_at_once):
+            also = {"store": one.store_id, "day": one.business_day, "before": one.before, "state": one.state}
+            log.info(one.event, extra={"also": also})
 
     def _send_settings(self, now: float) -> None:
         for till in self._post.due(now) if self._is_linked else ():

@@ -1,0 +1,88 @@
+"""What people decide about gaps and quarantine: with a note, once, and the day goes on from there."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from factories import NOW_MS, TILL, a_parcel, a_sale, a_store, a_stream
+
+from central import days, decisions, late
+from central.batch import NewStream
+from central.cli import central
+from central.decisions import DecisionError
+from central.models import MODELS, Audit
+from wire.reasons import Reason
+
+DAY = "2026-03-01"
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Return a database with a gap and a document in quarantine, both of one day of store 042."""
+    made = a_store(tmp_path / "central.db")
+    made.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
+    made.ingest(
+        [a_parcel([a_sale("d1", store_id="042"), b'{"document_id":"bad"}', a_sale("d3", store_id="042")])], {}, NOW_MS
+    )
+    made.database.execute_sql(
+        "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, 2, 2, 'lost', ?, '')",
+        (TILL, a_stream(), NOW_MS),
+    )
+    with made.database.bind_ctx(MODELS):
+        yield made
+    made.close()
+
+
+def missing():
+    (till,) = days.store_day("042", DAY, NOW_MS).tills
+    return sorted(one.kind for one in till.missing)
+
+
+def test_a_gap_and_a_quarantined_document_are_missing_until_a_person_says_otherwise(store):
+    """Each decision takes one of them off the day, and leaves one audit row; deciding again changes nothing."""
+    assert missing() == ["gap", "quarantined"]
+    assert decisions.close_gap(1, "booked by hand", NOW_MS)
+    assert missing() == ["quarantined"]
+    assert late.late(NOW_MS)[TILL].code != "up_to_date"
+    assert decisions.settle(1, "test receipt", NOW_MS)
+    assert missing() == []
+
+    assert not decisions.close_gap(1, "again", NOW_MS)
+    assert not decisions.settle(1, "again", NOW_MS)
+    assert [row.action for row in Audit.select()] == ["close gap", "settle quarantine"]
+
+
+@pytest.mark.parametrize(("number", "note", "said"), [(1, " ", "note"), (9, "why", "no number 9")])
+def test_a_decision_needs_a_note_and_something_to_decide(store, number, note, said):
+    """Nothing is closed in silence, and nothing that is not there."""
+    for decide in (decisions.close_gap, decisions.settle):
+        with pytest.raises(DecisionError, match=said):
+            decide(number, note, NOW_MS)
+    assert Audit.select().count() == 0
+
+
+def test_the_commands_say_what_they_did_and_the_lists_what_is_left(store, tmp_path):
+    """`gaps` and `quarantine` list what is open; what was settled is shown on demand."""
+
+    def run(*arguments):
+        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
+
+    assert run("gaps", "close", "1", "--note", "why").output == "gap 1 is closed\n"
+    assert "closed before" in run("gaps", "close", "1", "--note", "why").output
+    assert run("quarantine", "settle", "1", "--note", "why").output == "1 is settled\n"
+    assert run("gaps", "--json").output == run("quarantine", "--json").output == "[]\n"
+    assert '"code": "bad_schema"' in run("quarantine", "--settled", "--json").output
+
+
+def test_tills_tell_why_they_are_late_in_the_language_of_the_reader(store, tmp_path, monkeypatch):
+    """The code is the same in both languages; the next step is shown for one till."""
+
+    def run(language):
+        monkeypatch.setenv("TILLSTREAM_LANGUAGE", language)
+        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), "tills", "--till", TILL]).output
+
+    russian, english = run("ru"), run("en")
+    assert late.late(NOW_MS)[TILL].code in russian
+    assert late.late(NOW_MS)[TILL].code in english
+    assert russian != english
+    assert isinstance(late.late(NOW_MS)[TILL], Reason)
