@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from wire import automation, codec, topics
 from wire.automation import EventName, Step
 from wire.link import Acknowledged, Connected, Disconnected, Received
-from wire.messages import CentralPresence, Sales, SalesStored, TillPresence, UploadRequest, said
+from wire.messages import CentralPresence, Sales, SalesStored, UploadRequest, said
 
 from . import syps
 from .automation import TillAutomation, events_of
+from .cashier import CashierFile
 from .config import EdgeConfig
 from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked, TakenIn
 from .intake import folder
 from .intake.prepare import Prepared, prepare
 from .outbox import Appended, Outbox, OutboxFullError
 from .scripts_runner import ScriptEnded
+from .standing import Intake, Standing
 from .syps import Command, Sent, Syps
 
 log = logging.getLogger("tillstream.edge")
@@ -47,15 +44,6 @@ class Carrier(Protocol):
         """Send PUBACK."""
 
 
-@cache
-def agent_version() -> str:
-    """Return the installed version, or ``checkout``."""
-    try:
-        return version("tillstream")
-    except PackageNotFoundError:
-        return "checkout"
-
-
 class Agent:
     """Carries out the till's part of the protocol. Used by one thread only."""
 
@@ -68,20 +56,17 @@ class Agent:
         clock_ms: Callable[[], int],
         till_automation: TillAutomation,
         run_script: Callable[[str], object],
+        intake: Intake | None = None,
+        cashier: CashierFile | None = None,
     ) -> None:
         """``run_script`` lets a script run when its turn comes, and does not wait for it."""
         self.config, self.outbox, self.syps, self._link, self._clock_ms = config, outbox, core, link, clock_ms
-        self.automation, self._run_script = till_automation, run_script
-        self._script_errors: dict[str, str] = {}
-        self._automation_fails_since_ms: int | None = None
+        self.automation, self._run_script, self._intake = till_automation, run_script, intake
+        self.standing = Standing(config, outbox, core, till_automation, clock_ms, intake, cashier)
         self._own_limits = core.limits
-        self._starts = outbox.count_start()
-        self._started_at_ms = clock_ms()
         self._generation = 0
         self._sent: dict[int, Sent] = {}
-        self._is_connected = False
         self._was_cut = False
-        self._last_error = ""
         self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
@@ -97,6 +82,7 @@ class Agent:
 
     def handle(self, event: Event, now: float) -> None:
         """Take one event; ``now`` is a monotonic clock in seconds."""
+        self.standing.on_news()
         match event:
             case Received():
                 self._on_received(event, now)
@@ -104,8 +90,10 @@ class Agent:
                 self._on_acknowledged(event, now)
             case Handed():
                 self._on_handed(event, now)
-            case RingAsked(urgent=urgent):
+            case RingAsked(urgent=urgent, wakes=wakes):
                 self._on_ring_asked(now, urgent=urgent)
+                if wakes:
+                    self._wake_intake()
             case ScriptEnded():
                 self._on_script_ended(event)
             case StatusAsked() | MacroAsked() | ReloadAsked():
@@ -113,7 +101,8 @@ class Agent:
             case Connected(generation=generation):
                 self._on_connected(generation, now)
             case Disconnected(reason=reason):
-                self._is_connected, self._was_cut, self._last_error = False, True, reason
+                self._was_cut = True
+                self.standing.is_connected, self.standing.last_error = False, reason
                 log.info("disconnected", extra={"till": self.config.till_id, "also": {"reason": reason}})
                 self._run(self.syps.on_disconnected(), now)
 
@@ -123,14 +112,17 @@ class Agent:
             self._spool_at = now + self.config.spool_every_s
             self._empty_spool(now)
         self._run(self.syps.on_tick(now), now)
+        if self.standing.look(now):
+            self._show_presence()
 
     def next_deadline(self) -> float:
         """Return when ``tick`` is next needed."""
-        due = self.syps.next_deadline()
-        return self._spool_at if due is None else min(due, self._spool_at)
+        due = (self.syps.next_deadline(), self.standing.next_deadline())
+        return min([self._spool_at, *(at for at in due if at is not None)])
 
     def _on_connected(self, generation: int, now: float) -> None:
-        self._generation, self._is_connected, self._last_error = generation, True, ""
+        self._generation = generation
+        self.standing.is_connected, self.standing.last_error = True, ""
         self._sent.clear()
         self._run(self.syps.on_connected(self.outbox.head(), now), now)
         if self._was_cut:
@@ -169,6 +161,8 @@ class Agent:
         return []
 
     def _serve(self, request: UploadRequest, now: float) -> list[Command]:
+        if request.reason in ("operator", "sweep"):  # Somebody looks for what no ring has told of.
+            self._wake_intake()
         held = self.outbox.digest_at(request.after)
         return self.syps.on_upload_request(request, held, self.outbox.head(), now)
 
@@ -207,14 +201,19 @@ class Agent:
                 prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
             )
 
+        self.standing.is_outbox_full, was_full = False, self.standing.is_outbox_full
         try:
             return append()
         except OutboxFullError:
-            log.warning("outbox_full", extra={"till": self.config.till_id})
+            self.standing.is_outbox_full = True
+            if not was_full:
+                log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
             if self.syps.may_prune:
                 self._prune()
-            return append()
+            appended = append()
+        self.standing.is_outbox_full = False
+        return appended
 
     def _keep_aside(self, prepared: Prepared) -> None:
         """Write the bytes under their digest, before the stub that names it."""
@@ -269,36 +268,27 @@ class Agent:
                     self._show_status(now)
 
     def _on_script_ended(self, ended: ScriptEnded) -> None:
-        self._script_errors.pop(ended.path, None)
+        self.standing.script_errors.pop(ended.path, None)
         if ended.error:
-            self._script_errors[ended.path] = ended.error
-        if self._note_automation_error():
-            self._show_presence()
+            self.standing.script_errors[ended.path] = ended.error
 
-    @property
-    def automation_error(self) -> str:
-        """What of the automation does not run, and why; empty if it all does."""
-        return self.automation.local_error or next(iter(self._script_errors.values()), "")
-
-    def _note_automation_error(self) -> bool:
-        """Remember since when something does not run; tell whether that is news."""
-        failed, fails = self._automation_fails_since_ms is not None, bool(self.automation_error)
-        if failed != fails:
-            self._automation_fails_since_ms = self._clock_ms() if fails else None
-        return failed != fails
+    def _wake_intake(self) -> None:
+        """Have the POS's own records read: whoever asks means everything that was closed."""
+        if self._intake:
+            self._intake.wake()
 
     def _show_status(self, now: float) -> None:
         if now - self._status_shown_at < STATUS_EVERY_S:
             return
         self._status_shown_at = now
-        log.info("status", extra={"till": self.config.till_id, "also": self.status()})
+        log.info("status", extra={"till": self.config.till_id, "also": self.standing.status()})
         self._show_presence()
 
     def _answer(self, asked: Asked, now: float) -> None:
         try:
             match asked:
                 case StatusAsked(pending=pending):
-                    told = self.status(pending)
+                    told = self.standing.status(pending)
                 case ReloadAsked():
                     self.automation.load()
                     self._run(self._apply_automation(now), now)
@@ -324,8 +314,8 @@ class Agent:
         if self.automation.local_error:
             also = {"error": self.automation.local_error}
             log.error("automation_refused", extra={"till": self.config.till_id, "also": also})
-        self._script_errors.clear()
-        self._note_automation_error()
+        self.standing.script_errors.clear()
+        self.standing.on_news()
         return self.syps.on_limits(self.automation.over(self._own_limits), now)
 
     # -- Commands --------------------------------------------------------------------------------------------------
@@ -345,6 +335,7 @@ class Agent:
                 case syps.StartStream(reason=reason):
                     self._start_stream(reason, now)
                 case syps.ShowPresence():
+                    self.standing.on_news()
                     self._show_presence()
                 case syps.Prune():
                     self._prune()
@@ -414,82 +405,17 @@ class Agent:
     # -- What others are told --------------------------------------------------------------------------------------
 
     def presence(self, generation: int, *, online: bool) -> bytes:
-        """Return the presence message of one connection; connections count up over restarts."""
-        masked = self.outbox.card_numbers_masked
-        message = said(
-            TillPresence,
-            online=online,
-            connection=self._starts * 1_000_000 + generation,
-            store_id=self.config.store_id,
-            agent_version=agent_version(),
-            boot_id=self.syps.boot_id,
-            started_at_ms=self._started_at_ms,
-            clock_ms=self._clock_ms(),
-            disk_free_bytes=self._disk_free_bytes(),
-            unsent=self.syps.head.unsent,
-            settings_revision=self.automation.revision,
-            settings_refused=self.automation.settings_refused,
-            settings_error=self.automation.settings_error,
-            troubles=self.troubles(),
-            findings={"card_number": masked} if masked else {},
-        )
-        return codec.encode(message)
-
-    def troubles(self) -> dict[str, int]:
-        """Return what keeps the till from working as it should: reason code, and since when in epoch milliseconds."""
-        since_ms = self._automation_fails_since_ms
-        return {} if since_ms is None else {"automation_refused": since_ms}
+        """Return the presence message of one connection; it is the link's will, too."""
+        return self.standing.presence(generation, online=online)
 
     def _show_presence(self) -> None:
         self.outbox.save()
         topic = topics.TILL_PRESENCE.of(till=self.config.till_id)
         self._publish(topic, self.presence(self._generation, online=True), None, retain=True)
 
-    def _disk_free_bytes(self) -> int | None:
-        try:
-            room = os.statvfs(self.config.state_dir)
-        except OSError:
-            return None
-        return room.f_bavail * room.f_frsize
-
     def stop(self) -> None:
         """Say goodbye and save; the link may be stopped after it."""
         topic = topics.TILL_PRESENCE.of(till=self.config.till_id)
         self._publish(topic, self.presence(self._generation, online=False), None, retain=True)
         self.outbox.save()
-
-    def status(self, pending: int = 0) -> dict[str, Any]:
-        """Return how the till stands, for people and their scripts; see ``outbox_status`` for the outbox's part."""
-        return {
-            "agent": "running",
-            "version": agent_version(),
-            "till_id": self.config.till_id,
-            "connected": self._is_connected,
-            "last_error": self._last_error,
-            **outbox_status(self.outbox, self._clock_ms(), pending),
-            "automation": {**self.automation.told(), "error": self.automation_error},
-            "troubles": self.troubles(),
-            "counters": asdict(self.syps.counters),
-        }
-
-
-def outbox_status(outbox: Outbox, clock_ms: int, pending: int = 0) -> dict[str, Any]:
-    """Return what the outbox alone can tell; times in epoch milliseconds, ages in seconds."""
-    head = outbox.head()
-    oldest = head.oldest_unsent_at_ms
-    return {
-        "stream": head.stream,
-        "oldest": head.oldest,
-        "newest": head.newest,
-        "stored": head.stored,
-        "unsent": head.unsent,
-        "oldest_unsent_age_s": None if oldest is None else max(0, clock_ms - oldest) / 1000,
-        "central_id": outbox.central_id,
-        "card_numbers_masked": outbox.card_numbers_masked,
-        **({"pending": outbox.unsent_documents(pending)} if pending else {}),
-    }
-
-
-def wall_clock_ms() -> int:
-    """Return the time of day in epoch milliseconds: it labels, and neither orders nor identifies."""
-    return time.time_ns() // 1_000_000
+        self.standing.stop()

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import click
 
 from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr
+from wire.reasons import Reason
 
 from .asking import AgentDownError, ask, configured, fail
 from .automation_cli import actions, enable, events, macros
@@ -150,9 +151,9 @@ def _status(config: EdgeConfig, target: str, most: int = 0) -> dict[str, Any]:
 
 def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
     """Ask the outbox itself; its lock proves that no agent has it open."""
-    from .agent import outbox_status, wall_clock_ms
     from .outbox import OutboxBusyError
     from .service import open_outbox
+    from .standing import outbox_status, reason_told, wall_clock_ms
 
     if not config.outbox_path.exists():
         raise fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
@@ -164,6 +165,7 @@ def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
         "agent": "down",
         "till_id": config.till_id,
         "connected": False,
+        "reason": reason_told(Reason("agent_silent"), config),
         **outbox_status(outbox, wall_clock_ms(), most),
     }
     outbox.close()
@@ -178,6 +180,11 @@ def _tell_status(told: dict[str, Any]) -> str:
         f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}",
         f"unsent   {told['unsent']}" + _tell_age(told["oldest_unsent_age_s"]),
     ]
+    reason = told["reason"]
+    lines += [f"reason   {reason['code']}: {reason['title']}", f"next     {reason['next_step']}"]
+    for reader in told.get("intake", []):
+        error = f"; {reader['last_error']}" if reader["last_error"] else ""
+        lines.append(f"intake   {reader['name']}: {reader['taken']} taken since the agent's start{error}")
     automation = told.get("automation", {})
     lines += [f"trouble  {automation[key]}" for key in ("error", "settings_error") if automation.get(key)]
     if told["card_numbers_masked"]:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.topics import TILL_ID_PATTERN
+from wire.translation import Language
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=1024)]
@@ -37,6 +38,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state_dir: str = "/var/lib/tillstream"
     run_dir: str = "/run/tillstream"
     spool_dir: str = "/var/spool/tillstream"
+    intake_dir: str = "/etc/tillstream/intake"
+    """Where the mappings of a POS's own records lie, one source a file (``*.toml``)."""
     pos_group: str = "pos"
     """Members of this group may hand over documents and ring; without such a group only the agent's own user may."""
 
@@ -69,6 +72,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 10_000
     inbox_bytes: Bytes = 64 * 2**20
 
+    language: Language = "ru"
+    """What the cashier and ``tillstream edge status`` read: ``ru`` or ``en``."""
     log_level: str = "info"
 
     @property
@@ -85,6 +90,16 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def socket_path(self) -> Path:
         """The Unix socket that takes documents."""
         return Path(self.run_dir) / "edge.sock"
+
+    @property
+    def cashier_path(self) -> Path:
+        """The one line for the cashier."""
+        return Path(self.run_dir) / "cashier.txt"
+
+    @property
+    def positions_dir(self) -> Path:
+        """How far each of the POS's databases was read."""
+        return Path(self.state_dir) / "intake"
 
     @property
     def fifo_path(self) -> Path:

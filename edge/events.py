@@ -33,9 +33,10 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class RingAsked:
-    """Somebody rang: the hook's FIFO, a person, the socket."""
+    """Somebody rang: the hook's FIFO, a person, the socket; ``wakes`` if the POS's own records are to be read, too."""
 
     urgent: bool = False
+    wakes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

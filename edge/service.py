@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as AnswerTimeoutError
 from pathlib import Path
 from random import SystemRandom
@@ -20,15 +21,20 @@ from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 
-from .agent import Agent, AsideFullError, wall_clock_ms
+from .agent import Agent, AsideFullError
 from .automation import TillAutomation
+from .cashier import CashierFile
 from .config import EdgeConfig
 from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked
 from .intake import fifo, http_socket
 from .intake.http_socket import Answer, SocketLimits, problem
+from .intake.mapping import MappingError
 from .intake.prepare import NotADocumentError
+from .intake.readers import Readers, mappings_in
+from .intake.taking import NotDurableError
 from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits
 from .scripts_runner import ScriptLimits, ScriptsRunner
+from .standing import wall_clock_ms
 from .syps import Syps, SypsLimits
 
 log = logging.getLogger("tillstream.edge")
@@ -116,8 +122,10 @@ def run(config: EdgeConfig) -> None:
     inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
     link = Link(link_settings(config), lambda number: agent.presence(number, online=False), inbox.put, SystemRandom())
     scripts = make_scripts_runner(config, inbox)
-    kept = TillAutomation(Path(config.state_dir))
-    agent = Agent(config, outbox, make_core(config, outbox), link, wall_clock_ms, kept, scripts.ask)
+    intake = make_intake(config, inbox)
+    kept, cashier = TillAutomation(Path(config.state_dir)), CashierFile(config.cashier_path, config.language)
+    core = make_core(config, outbox)
+    agent = Agent(config, outbox, core, link, wall_clock_ms, kept, scripts.ask, intake, cashier)
     stopping: list[bool] = []
 
     def stop() -> None:
@@ -130,14 +138,41 @@ def run(config: EdgeConfig) -> None:
     notify_systemd("READY=1")
     log.info("started", extra={"till": config.till_id, "stream": outbox.head().stream, "through": outbox.head().newest})
     agent.start(time.monotonic())
+    intake.start()
     _turn(agent, inbox, stopping)
     notify_systemd("STOPPING=1")
     stop_socket()
+    intake.stop()
     _run_last_macro(agent, inbox, scripts)
     agent.stop()
     link.stop()
     outbox.close()
     log.info("stopped", extra={"till": config.till_id})
+
+
+def make_intake(config: EdgeConfig, inbox: Inbox[Event]) -> Readers:
+    """Return the readers of the POS's own records; they hand over to the agent's one thread."""
+
+    def take(given: bytes, make_id: Callable[[], str]) -> None:
+        handed = Handed(given, make_id)
+        if not inbox.put(handed, len(given) + 64):
+            raise NotDurableError("too much waits to be taken in")
+        try:
+            handed.answer.result(config.intake_timeout_s)
+        except (OutboxFullError, AsideFullError, AnswerTimeoutError) as problem:
+            raise NotDurableError(str(problem) or "not durable yet") from problem
+
+    def on_taken(_count: int, was_rung: bool) -> None:
+        if was_rung:  # The POS rang when it closed them, which was before they could be read.
+            inbox.put(RingAsked(wakes=False), 1)
+
+    folder = Path(config.intake_dir)
+    about = {"till_id": config.till_id, "store_id": config.store_id}
+    try:
+        paths = mappings_in(folder)
+    except MappingError as problem:
+        raise ConfigError(str(problem)) from problem
+    return Readers(paths, config.positions_dir, about, take, on_taken, wall_clock_ms)
 
 
 def make_scripts_runner(config: EdgeConfig, inbox: Inbox[Event]) -> ScriptsRunner:

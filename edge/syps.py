@@ -135,11 +135,20 @@ class Syps:
     _presence_at: float = 0.0
     _prune_at: float = 0.0
     _forks: deque[float] = field(default_factory=deque)
+    unconfirmed: int = 0
+    """Doorbells in a row that the broker acknowledged and no request followed."""
+    forks_refused: int = 0
+    """How often since the histories last agreed no new stream was started: too many were."""
 
     @property
     def may_prune(self) -> bool:
         """Say whether the till's own central is there: forgetting waits for it."""
         return self._connected and self._central_online
+
+    @property
+    def is_central_online(self) -> bool:
+        """Say whether the till's own central has shown itself on this connection."""
+        return self._central_online
 
     def on_connected(self, head: Head, now: float) -> list[Command]:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""
@@ -190,6 +199,7 @@ class Syps:
         """Answer every request; ``held`` is the outbox's digest at ``request.after``, None if it holds none there."""
         self.head = head
         self.counters.requests += 1
+        self.unconfirmed = 0
         if request.reason != "repeat" and self.own_central in (None, request.central_id):
             self._ring_again_at, self._ring_wait_s = None, 0.0
         if request.stream != head.stream:
@@ -198,6 +208,7 @@ class Syps:
             return self._send_again(request, now)
         if request.reason == "new_stream" or held is None or held != request.digest:
             return self._start_stream(request, now)
+        self.forks_refused = 0
         if self._must_wait(request, now):
             return []
         return [*self._confirm(request.after, request.central_id, request.backed_up, now), SendSales(request)]
@@ -209,6 +220,7 @@ class Syps:
             return []
         if held is None or held != stored.digest:
             return self._ring(now)
+        self.unconfirmed = 0
         return self._confirm(stored.through, stored.central_id, stored.backed_up, now)
 
     def _send_again(self, request: UploadRequest, now: float) -> list[Command]:
@@ -243,6 +255,7 @@ class Syps:
         if self._connected and self._ring_again_at is not None and now >= self._ring_again_at:
             self.counters.rung_again += 1
             self.counters.unconfirmed += not self._ring_out
+            self.unconfirmed += not self._ring_out
             self._ring_out, self._ring_again_at = False, None
             commands += self._ring(now)
         if self._connected and now >= self._presence_at:
@@ -311,6 +324,7 @@ class Syps:
             self._forks.popleft()
         if len(self._forks) >= self.limits.new_streams_per_hour:
             self.counters.streams_refused += 1
+            self.forks_refused += 1
             self._wait_for_request(now)
             return []
         self._forks.append(now)

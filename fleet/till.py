@@ -11,12 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from edge.agent import Agent, wall_clock_ms
+from edge.agent import Agent
 from edge.automation import TillAutomation
 from edge.config import EdgeConfig
 from edge.events import TakenIn
 from edge.outbox import Outbox, OutboxLimits
 from edge.service import link_settings, make_core, make_document_id, random_name
+from edge.standing import wall_clock_ms
 from wire.link import Backoff, Connected, Connection, Disconnected, Driver, Event, Received
 
 log = logging.getLogger("tillstream.fleet")

@@ -184,7 +184,7 @@ def test_nothing_is_sent_while_offline_and_documents_are_taken_all_the_same(till
     till.agent.handle(Connected(2), 2000.0)
 
     assert [5] == [bell.newest for bell in bells(till)[before:]]
-    assert till.agent.status()["connected"]
+    assert till.agent.standing.status()["connected"]
 
 
 def test_connections_count_up_over_restarts(tmp_path):

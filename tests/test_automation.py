@@ -619,12 +619,13 @@ def test_a_file_that_was_refused_is_a_trouble_until_it_is_mended(make, tmp_path)
     (tmp_path / "automation.json").write_bytes(b"{")
     till = make(folder=tmp_path)
     assert presences(till)[-1].troubles == {"automation_refused": NOW_MS}
-    assert till.agent.status()["automation"]["error"]
+    assert till.agent.standing.status()["automation"]["error"]
 
     (tmp_path / "automation.json").unlink()
     reload = ReloadAsked()
     till.agent.handle(reload, 1.0)
     assert reload.answer.result(0)["source"] == "factory"
+    till.agent.tick(1.0)
     assert presences(till)[-1].troubles == {}
 
 
@@ -632,12 +633,16 @@ def test_a_script_that_does_not_run_is_a_trouble_until_it_does(make):
     """Each script for itself: one that runs does not hide another that is refused."""
     till = make()
     till.agent.handle(ScriptEnded("/a.sh", "refused", "/a.sh is writable"), 1.0)
+    till.agent.tick(1.0)
     assert presences(till)[-1].troubles == {"automation_refused": NOW_MS}
-    assert till.agent.status()["automation"]["error"] == "/a.sh is writable"
+    assert till.agent.standing.status()["automation"]["error"] == "/a.sh is writable"
     count = len(presences(till))
     till.agent.handle(ScriptEnded("/b.sh", "done"), 2.0)
+    till.agent.tick(2.0)
     till.agent.handle(ScriptEnded("/a.sh", "failed", "/a.sh: exit code 1"), 3.0)
+    till.agent.tick(3.0)
     assert len(presences(till)) == count
 
     till.agent.handle(ScriptEnded("/a.sh", "done"), 4.0)
+    till.agent.tick(4.0)
     assert presences(till)[-1].troubles == {}

@@ -220,7 +220,7 @@ def test_a_till_that_stops_runs_its_last_macro_and_hears_it_ring(tmp_path):
     _run_last_macro(till.agent, inbox, runner)
 
     assert wait_until(lambda: rung == [False])
-    assert till.agent.troubles() == {}
+    assert till.agent.standing.troubles() == {}
     assert not runner.ask(str(script)), "nothing is started any more"
     till.outbox.database.close()
 

@@ -18,6 +18,7 @@ from wire.reasons import KINDS, RANKS, TILL_TROUBLES, Reason, foremost
 from wire.translation import LOCALE_DIR, tell, translate
 
 ROOT = Path(__file__).parent.parent
+WIRE = LOCALE_DIR.parent
 RUSSIAN = LOCALE_DIR / "ru" / "LC_MESSAGES"
 TEXTS = {text for kind in KINDS.values() for text in (kind.title, kind.next_step)} | set(LINES.values())
 
@@ -66,7 +67,9 @@ def test_the_catalogue_is_installed_with_the_package():
     """A till that was installed from a wheel speaks Russian too."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
-    assert "locale/*/LC_MESSAGES/*.mo" in project["tool"]["setuptools"]["package-data"]["wire"]
+    installed = {path for glob in project["tool"]["setuptools"]["package-data"]["wire"] for path in WIRE.glob(glob)}
+
+    assert RUSSIAN / "tillstream.mo" in installed
 
 
 @pytest.mark.parametrize("code", KINDS)
