@@ -14,6 +14,7 @@ from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
 from wire.translation import tell
 
 from . import days_cli, reports, settings_cli
+from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
 from .late import late, read_denied
 from .migrations import NewerSchemaError
@@ -95,7 +96,10 @@ def tills(context: click.Context, till: str | None, behind: bool, as_json: bool)
 
 def _tills(context: click.Context, till: str | None, *, behind: bool) -> list[dict[str, Any]]:
     config = configured(context)
-    denied = read_denied(config.deny_file)
+    try:
+        denied = read_denied(config.deny_file)
+    except ConfigError as problem:
+        raise fail(str(problem)) from problem
     rows = read(context, lambda: reports.tills(till, behind=behind, reasons=late(wall_clock_ms(), denied)))
     for row in rows:
         reason = row["reason"]
@@ -174,7 +178,15 @@ def gaps(context: click.Context, as_json: bool) -> None:
     table(rows, ("id", "till_id", "stream", "first", "last", "reason", "found_at_ms"), as_json)
 
 
-for _command in (request, settings_cli.group, days_cli.days, days_cli.explain, days_cli.stores, days_cli.audit):
+for _command in (
+    request,
+    settings_cli.group,
+    days_cli.days,
+    days_cli.explain,
+    days_cli.stores,
+    days_cli.audit,
+    import_,
+):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):
     tills.add_command(_decision)

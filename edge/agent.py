@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from wire import automation, codec, topics
 from wire.automation import EventName, Step
+from wire.carriage import CarriageError
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Sales, SalesStored, UploadRequest, said
+from wire.program import ConfigError, read_secret
 
-from . import syps
+from . import carriage, syps
 from .automation import TillAutomation, events_of
+from .carriage import ExportAsked, ReplyHanded
 from .cashier import CashierFile
 from .config import EdgeConfig
 from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked, TakenIn
@@ -96,7 +101,7 @@ class Agent:
                     self._wake_intake()
             case ScriptEnded():
                 self._on_script_ended(event)
-            case StatusAsked() | MacroAsked() | ReloadAsked():
+            case StatusAsked() | MacroAsked() | ReloadAsked() | ExportAsked() | ReplyHanded():
                 self._answer(event, now)
             case Connected(generation=generation):
                 self._on_connected(generation, now)
@@ -295,15 +300,30 @@ class Agent:
                     told = self.automation.told()
                 case MacroAsked(code=code):
                     told = self._run_macro(code, now)
-        except automation.AutomationError as problem:
+                case ExportAsked(after=after, through=through):
+                    chunk = carriage.export_chunk(self.outbox, self.syps.boot_id, after, through)
+                    told = msgspec.to_builtins(chunk)
+                case ReplyHanded(sealed=sealed):
+                    told = self._take_reply(sealed, now)
+        except (automation.AutomationError, CarriageError, ConfigError) as problem:
             asked.answer.set_exception(problem)
         else:
             asked.answer.set_result(told)
+
+    def _take_reply(self, sealed: bytes, now: float) -> dict[str, Any]:
+        """Believe what was carried back by file as if the link had brought it, and keep it at once."""
+        till, token = self.config.till_id, read_secret(self.config.token, self.config.token_file, "token")
+        stored = carriage.believable(self.outbox, self.syps.own_central, sealed, till, token)
+        held = self.outbox.digest_at(stored.through)
+        self._run(self.syps.on_sales_stored(stored, held, self.outbox.head(), now), now)
+        self.outbox.save()
+        return carriage.tell(stored, self.outbox.head())
 
     def _run_macro(self, code: int, now: float) -> dict[str, Any]:
         steps = automation.steps(self.automation.automation, code)
         log.info("macro_asked", extra={"till": self.config.till_id, "also": {"macro": code}})
         self._do(steps, now)
+        self._wake_intake()
         return {"macro": code}
 
     def _apply_automation(self, now: float) -> list[Command]:
@@ -332,6 +352,7 @@ class Agent:
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
                     self.outbox.mark_stored(through, central_id, backed_up)
+                    self.syps.head = self.outbox.head()
                 case syps.StartStream(reason=reason):
                     self._start_stream(reason, now)
                 case syps.ShowPresence():

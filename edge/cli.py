@@ -15,7 +15,9 @@ from wire.reasons import Reason
 
 from .asking import AgentDownError, ask, configured, fail
 from .automation_cli import actions, enable, events, macros
+from .carriage_cli import confirm, export
 from .config import EdgeConfig
+from .intake_cli import intake
 
 
 @click.group()
@@ -34,7 +36,7 @@ def edge(context: click.Context, path: Path | None) -> None:
     context.obj = path
 
 
-for group in (actions, macros, events, enable):
+for group in (actions, macros, events, enable, intake, export, confirm):
     edge.add_command(group)
 
 

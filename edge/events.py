@@ -9,6 +9,7 @@ from typing import Any
 
 from wire.link import Acknowledged, Connected, Disconnected, Received
 
+from .carriage import ExportAsked, ReplyHanded
 from .outbox import Appended
 from .scripts_runner import ScriptEnded
 
@@ -62,5 +63,5 @@ class ReloadAsked:
     answer: Future[dict[str, Any]] = field(default_factory=Future)
 
 
-Asked = StatusAsked | MacroAsked | ReloadAsked
+Asked = StatusAsked | MacroAsked | ReloadAsked | ExportAsked | ReplyHanded
 Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | ScriptEnded | Asked

@@ -17,10 +17,12 @@ from uuid import uuid4
 
 from wire import topics
 from wire.automation import AutomationError
+from wire.carriage import CarriageError
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 
+from . import carriage
 from .agent import Agent, AsideFullError
 from .automation import TillAutomation
 from .cashier import CashierFile
@@ -42,8 +44,8 @@ log = logging.getLogger("tillstream.edge")
 EVENTS_A_TURN = 100
 SOCKET_PATH_MAX_BYTES = 107
 SERVED = (
-    "POST /documents, POST /ring, GET /status, GET /pending, POST /macros/<code>/run and POST /automation/reload"
-    " are served"
+    "POST /documents, POST /ring, GET /status, GET /pending, POST /macros/<code>/run, POST /automation/reload,"
+    " GET /export and POST /stored are served"
 )
 _RUN_MACRO = re.compile(r"/macros/([0-9]{1,9})/run")
 
@@ -236,7 +238,10 @@ class Door:
         if (method, url.path) == ("POST", "/ring"):
             self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1)
             return Answer(202, {"rung": True})
-        asked = _asked(method, url.path, query)
+        try:
+            asked = _asked(method, url.path, query) or carriage.asked_for(method, url.path, query, body)
+        except CarriageError as refused:
+            return problem(400, "Bad parameter", str(refused))
         return self._answer(asked) if asked else problem(404, "Not found", SERVED)
 
     def _hand_over(self, body: bytes) -> Answer:
@@ -262,6 +267,8 @@ class Door:
             return Answer(200, asked.answer.result(self._timeout_s))
         except AutomationError as unknown:
             return problem(404, "No such macro", str(unknown))
+        except (CarriageError, ConfigError) as refused:
+            return problem(409, "Refused", str(refused))
         except AnswerTimeoutError:
             return problem(503, "Busy", "the agent did not answer in time")
 

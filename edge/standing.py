@@ -128,8 +128,13 @@ class Standing:
         )
 
     def presence(self, generation: int, *, online: bool) -> bytes:
-        """Return the presence message of one connection; connections count up over restarts."""
-        masked, self._told = self._outbox.card_numbers_masked, self.troubles()
+        """Return the presence message of one connection; connections count up over restarts.
+
+        The link's own thread asks for the offline one, its will; what it says of troubles was found out before.
+        """
+        masked = self._outbox.card_numbers_masked
+        if online:
+            self._told = self.troubles()
         message = said(
             TillPresence,
             online=online,

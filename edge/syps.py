@@ -147,8 +147,8 @@ class Syps:
 
     @property
     def is_central_online(self) -> bool:
-        """Say whether the till's own central has shown itself on this connection."""
-        return self._central_online
+        """Say whether the till's own central has shown itself; the first one is yet to be heard of."""
+        return self._central_online or self.own_central is None
 
     def on_connected(self, head: Head, now: float) -> list[Command]:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""

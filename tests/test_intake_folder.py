@@ -81,6 +81,7 @@ def test_rows_become_documents_in_every_encoding(folder, taker, encoding):
 
     assert a_reader(path).read(taker) == 3
     sale, back, out = taker.documents()
+    assert len({document["document_id"] for document in (sale, back, out)}) == 3
     assert 'Молоко "Добрино"; 3,2%' == sale["lines"][0]["name"]
     assert {"sale": (1, 15050), "return": (1, 3000), "paid_out": (1, 50000)} == added_up(taker.bodies())
     assert [("cash", 10000), ("card", 5050)] == [(one["tender_type"], one["amount_minor"]) for one in sale["tenders"]]
