@@ -185,13 +185,20 @@ def _tell_status(told: dict[str, Any]) -> str:
     reason = told["reason"]
     lines += [f"reason   {reason['code']}: {reason['title']}", f"next     {reason['next_step']}"]
     for reader in told.get("intake", []):
-        error = f"; {reader['last_error']}" if reader["last_error"] else ""
-        lines.append(f"intake   {reader['name']}: {reader['taken']} taken since the agent's start{error}")
+        lines += _tell_reader(reader)
     automation = told.get("automation", {})
     lines += [f"trouble  {automation[key]}" for key in ("error", "settings_error") if automation.get(key)]
     if told["card_numbers_masked"]:
         lines.append(f"finding  card_number: {told['card_numbers_masked']} masked; the POS puts them into tenders")
     return "\n".join(lines)
+
+
+def _tell_reader(reader: dict[str, Any]) -> list[str]:
+    error = f"; {reader['last_error']}" if reader["last_error"] else ""
+    lines = [f"intake   {reader['name']}: {reader['taken']} taken since the agent's start{error}"]
+    lines += [f"finding  {reader['name']}, {code}: {text}" for code, text in reader["findings"].items()]
+    kept = reader["problems"].items()
+    return lines + [f"finding  {reader['name']}, {field}: {count} values kept as they were" for field, count in kept]
 
 
 def _tell_age(age_s: float | None) -> str:

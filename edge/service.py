@@ -144,7 +144,7 @@ def run(config: EdgeConfig) -> None:
     _turn(agent, inbox, stopping)
     notify_systemd("STOPPING=1")
     stop_socket()
-    intake.stop()
+    _stop_intake(intake, agent, inbox)
     _run_last_macro(agent, inbox, scripts)
     agent.stop()
     link.stop()
@@ -175,6 +175,15 @@ def make_intake(config: EdgeConfig, inbox: Inbox[Event]) -> Readers:
     except MappingError as problem:
         raise ConfigError(str(problem)) from problem
     return Readers(paths, config.positions_dir, about, take, on_taken, wall_clock_ms)
+
+
+def _stop_intake(intake: Readers, agent: Agent, inbox: Inbox[Event]) -> None:
+    """End the readers; one that has just handed a document over still gets its answer."""
+    for _ in range(50):
+        if intake.stop(0.1):
+            return
+        for event in inbox.take(0.0, EVENTS_A_TURN):
+            agent.handle(event, time.monotonic())
 
 
 def make_scripts_runner(config: EdgeConfig, inbox: Inbox[Event]) -> ScriptsRunner:

@@ -6,6 +6,7 @@ import contextlib
 from typing import get_args
 
 import pytest
+from factories import CARD_NUMBER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from intake_pos import Clock, Taker, a_day, a_pos, a_reader, added_up, as_meant, sqlite_example
@@ -246,6 +247,21 @@ def test_a_value_that_cannot_be_converted_goes_to_central_which_names_the_field(
     assert [2] == [place for place, verdict in enumerate(verdicts) if isinstance(verdict, Refused)]
     assert field in verdicts[2].reason
     assert sum(reader.problems.values()) == 1
+
+
+def test_a_card_number_in_the_wrong_column_is_in_no_log(tmp_path, pos, taker, caplog):
+    """A tender's value that does not convert is masked in the document, and its problem does not quote it."""
+    for document in a_day(12):
+        pos.close(document)
+    pos.execute(f"UPDATE payment SET amount = '{CARD_NUMBER}x', card = '{CARD_NUMBER}'")
+    reader = a_reader(tmp_path)
+    waiting = reader.waiting(100, 100)
+    reader.read(taker)
+
+    assert reader.problems["tenders.amount_minor"]
+    assert CARD_NUMBER not in str([built.problems for built in waiting.documents])
+    assert CARD_NUMBER not in caplog.text + str([record.__dict__ for record in caplog.records])
+    assert CARD_NUMBER.encode() not in b"".join(taker.bodies())
 
 
 def test_a_text_that_is_no_utf8_does_not_hold_up_the_rest(tmp_path, pos, taker):

@@ -1,4 +1,4 @@
-"""Reads what is in a file that a POS left: JSON documents as they are, or CSV rows made into documents. Pure.
+"""Reads what is in a file that a POS left: JSON documents as they are, or CSV rows made into documents.
 
 Whatever is in a file is handed over: what cannot be read in the declared encoding or format is handed over as it is,
 wrapped and numbered by ``prepare``, and central shows it.

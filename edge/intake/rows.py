@@ -139,8 +139,9 @@ def _block(draft: Draft, plan: Plan, row: Row) -> dict[str, Any]:
 
 def _value(draft: Draft, leaf: Leaf, row: Row) -> Any:
     value, problem = read(leaf.field, leaf.kind, row, draft.notation)
-    if problem:
-        draft.problems.append(Problem(leaf.path, problem))
+    if problem:  # A tender's value may be a card number, which is shown to nobody.
+        told = f"no {leaf.kind}" if leaf.path.startswith("tenders.") else problem
+        draft.problems.append(Problem(leaf.path, told))
     return value
 
 
