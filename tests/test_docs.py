@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from broker.settings import BrokerConfig
+from central.completeness import STATES
 from central.config import CentralConfig
 from central.judge import Code
 from edge.config import EdgeConfig
@@ -39,6 +40,13 @@ def test_every_code_and_type_is_documented(words):
     page = (DOCS / "protocol.md").read_text("utf-8")
 
     assert [] == [word for word in words if f"`{word}`" not in page]
+
+
+def test_every_state_of_a_day_is_documented():
+    """Whoever meets a state in `central days` finds what it means and what to do."""
+    page = (DOCS / "completeness.md").read_text("utf-8")
+
+    assert [] == [state for state in STATES if f"| `{state}`" not in page]
 
 
 @pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig])
