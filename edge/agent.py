@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from .cashier import CashierFile
 from .config import EdgeConfig
 from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, StatusAsked, TakenIn
 from .intake import folder
-from .intake.prepare import Prepared, prepare
+from .intake.prepare import NotADocumentError, Prepared, prepare
 from .outbox import Appended, Outbox, OutboxFullError
 from .scripts_runner import ScriptEnded
 from .standing import Intake, Standing
@@ -223,7 +224,7 @@ class Agent:
     def _keep_aside(self, prepared: Prepared) -> None:
         """Write the bytes under their digest, before the stub that names it."""
         aside = self.config.aside_dir
-        aside.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(0o700, parents=True, exist_ok=True)
         given = prepared.aside or b""
         name = prepared.body.rpartition(b'"blake2b":"')[2][:32].decode()
         if (aside / f"{name}.json").exists():
@@ -240,21 +241,23 @@ class Agent:
         self._passed_by = {name: until for name, until in self._passed_by.items() if until > now}
         for spooled in folder.waiting(self._spool_dir, self.config.spool_batch_documents, limit, self._passed_by):
             try:
-                self.take_in(spooled.given, spooled.make_id, now)
+                self.take_in(spooled.read(), spooled.make_id, now)
+                spooled.path.unlink()
+                taken += 1
+            except FileNotFoundError:
+                continue  # Somebody tidied up by hand.
             except (ValueError, OSError, OutboxFullError, AsideFullError) as problem:
                 self._leave_in_spool(spooled, problem)
                 self._passed_by[spooled.path.name] = now + self.config.spool_retry_s
-                continue
-            spooled.path.unlink()
-            taken += 1
         if taken:
             self._spool_at = now  # More may wait; look again at once, after the other events.
             log.info("spool_taken", extra={"till": self.config.till_id, "count": taken})
 
     def _leave_in_spool(self, spooled: folder.Spooled, problem: Exception) -> None:
         log.error("spool_refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
-        if not spooled.given.strip():
-            spooled.path.rename(spooled.path.with_suffix(".empty.tmp"))  # It will never be a document.
+        if isinstance(problem, NotADocumentError):
+            with suppress(OSError):
+                spooled.path.rename(spooled.path.with_suffix(".empty.tmp"))  # It will never be a document.
 
     # -- Automation ------------------------------------------------------------------------------------------------
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wire.program import EXIT_FAILED, ConfigError, read_config
+from wire.program import EXIT_FAILED, EXIT_NOT_REACHABLE, ConfigError, read_config
 
 from .config import EdgeConfig
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
 
 
 class AgentDownError(Exception):
@@ -42,6 +47,32 @@ def ask(config: EdgeConfig, method: str, target: str, body: bytes | None = None)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     except (OSError, http.client.HTTPException) as problem:
-        raise AgentDownError(str(problem)) from problem
+        raise AgentDownError(why(problem, config)) from problem
     finally:
         connection.close()
+
+
+def why(problem: Exception, config: EdgeConfig) -> str:
+    """Return an error's text; of one that is about rights also who has them."""
+    advice = f"; run it as root, or as a member of group {config.pos_group} while the agent runs"
+    return f"{problem}{advice if isinstance(problem, PermissionError) else ''}"
+
+
+@contextmanager
+def own_outbox(config: EdgeConfig) -> Iterator[Outbox]:
+    """Open the outbox for a command; its lock proves that no agent has it open."""
+    from .outbox import OutboxBusyError
+    from .service import open_outbox
+
+    try:
+        if not config.outbox_path.exists():
+            raise fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
+        outbox = open_outbox(config)
+    except PermissionError as problem:
+        raise fail(why(problem, config)) from problem
+    except OutboxBusyError as problem:
+        raise fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
+    try:
+        yield outbox
+    finally:
+        outbox.close()

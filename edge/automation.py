@@ -30,7 +30,7 @@ from wire.automation import (
 )
 from wire.messages import Sequence, Settings, TillLimits
 
-from .intake.folder import sync_folder
+from .intake.folder import sync_folder, write_whole
 from .syps import SypsLimits
 
 ERROR_MAX = 300
@@ -146,7 +146,7 @@ class TillAutomation:
                 raise NotEditableError(f"{self._folder / LOCAL}: {self.local_error}; mend it or remove it first")
             after = edit(self.automation)
             check(after)
-            _write(self._folder / LOCAL, encode(after))
+            write_whole(self._folder / LOCAL, encode(after))
             self._load_local()
 
     def _load_settings(self, path: Path) -> None:
@@ -182,7 +182,7 @@ class TillAutomation:
         if self._folder is None:
             return
         if payload:
-            _write(self._folder / SETTINGS, payload)
+            write_whole(self._folder / SETTINGS, payload)
         elif (path := self._folder / SETTINGS).exists():
             path.unlink()
             sync_folder(self._folder)
@@ -213,20 +213,6 @@ def _read(path: Path, limit_bytes: int) -> bytes:
             return file.read(limit_bytes + 1)
     except FileNotFoundError:
         return b""
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file durably; readable for all, whoever edits (an administrator edits for the agent's user)."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o644)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    part.rename(path)
-    sync_folder(path.parent)
 
 
 @contextmanager

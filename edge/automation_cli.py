@@ -26,7 +26,7 @@ from wire.automation import (
 from wire.program import EXIT_NOT_REACHABLE
 
 from .asking import AgentDownError, ask, configured, fail
-from .automation import NotEditableError, TillAutomation
+from .automation import SETTINGS, NotEditableError, TillAutomation
 from .config import EdgeConfig
 
 Coded = TypeVar("Coded", bound=Action | Macro)
@@ -212,7 +212,7 @@ def run_macro(context: click.Context, code: int) -> None:
     try:
         told = _ask_agent(configured(context), f"/macros/{code}/run")
     except AgentDownError as problem:
-        raise fail(f"the agent does not run: {problem}", EXIT_NOT_REACHABLE) from problem
+        raise fail(f"the agent does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
     click.echo(f"macro {told['macro']} was started")
 
 
@@ -321,7 +321,13 @@ def enable_per_receipt_upload(context: click.Context, url: str, replace: bool, l
 
 
 def _kept(context: click.Context) -> TillAutomation:
-    return TillAutomation(Path(configured(context).state_dir))
+    """Return what is in force; who may not look into the folder must not be told that there is nothing."""
+    config = configured(context)
+    try:
+        (Path(config.state_dir) / SETTINGS).exists()
+    except PermissionError as problem:
+        raise fail(f"{problem}; run it as root, or as the agent's user") from problem
+    return TillAutomation(Path(config.state_dir))
 
 
 def _show(kept: TillAutomation, rows: Sequence[Any], lines: list[str], *, as_json: bool) -> None:
@@ -334,8 +340,8 @@ def _show(kept: TillAutomation, rows: Sequence[Any], lines: list[str], *, as_jso
         "factory": "as a new till has it",
     }
     click.echo("\n".join([f"automation: {owner[kept.source]}", *lines]))
-    if kept.local_error:
-        click.echo(f"not used: {kept.local_error}", err=True)
+    for error in filter(None, (kept.settings_error, kept.local_error)):
+        click.echo(f"not used: {error}", err=True)
 
 
 def _tell_macro(automation: Automation, code: Any) -> str:

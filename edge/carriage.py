@@ -63,18 +63,19 @@ def asked_for(method: str, path: str, query: Mapping[str, list[str]], body: byte
     """
     match method, path:
         case "GET", "/export":
-            return ExportAsked(_number(query, "after"), _number(query, "through"))
+            return ExportAsked(number(query, "after"), number(query, "through"))
         case "POST", "/stored":
             return ReplyHanded(body)
     return None
 
 
-def _number(query: Mapping[str, list[str]], name: str) -> int | None:
+def number(query: Mapping[str, list[str]], name: str) -> int | None:
+    """Return a number that a request gives, None if it gives none; raises CarriageError that names it."""
     text = query.get(name, [""])[0]
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise CarriageError(f"{name} is {text[:20]!r}; it is the number of a document")
+        raise CarriageError(f"{name} is {text[:20]!r}; it must be a whole number")
     return int(text)
 
 

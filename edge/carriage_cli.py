@@ -17,10 +17,9 @@ from wire.carriage import CARRIAGE_LIMIT_BYTES, REPLY_LIMIT_BYTES, CarriageError
 from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, read_secret
 
 from . import carriage
-from .asking import AgentDownError, ask, configured, fail
+from .asking import AgentDownError, ask, configured, fail, own_outbox
 from .carriage import AskChunk, Chunk, Exported
 from .config import EdgeConfig
-from .outbox import Outbox, OutboxBusyError
 
 LIMIT_MIN_BYTES = 2 * 2**20
 """The largest document fits, so each file brings at least one further."""
@@ -89,7 +88,7 @@ def _asking(config: EdgeConfig) -> Iterator[AskChunk]:
     try:
         ask(config, "GET", "/status")
     except AgentDownError:
-        with _own_outbox(config) as outbox:
+        with own_outbox(config) as outbox:
             yield lambda after, through: carriage.export_chunk(outbox, "no-agent", after, through)
         return
     yield lambda after, through: _ask_agent(config, after, through)
@@ -104,23 +103,6 @@ def _ask_agent(config: EdgeConfig, after: int | None, through: int | None) -> Ch
     if status >= 400:
         raise CarriageError(str(told.get("detail")))
     return msgspec.convert(told, Chunk)
-
-
-@contextmanager
-def _own_outbox(config: EdgeConfig) -> Iterator[Outbox]:
-    """Open the outbox; its lock proves that no agent has it open."""
-    from .service import open_outbox
-
-    if not config.outbox_path.exists():
-        raise fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
-    try:
-        outbox = open_outbox(config)
-    except OutboxBusyError as problem:
-        raise fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
-    try:
-        yield outbox
-    finally:
-        outbox.close()
 
 
 def _token(config: EdgeConfig) -> str:
@@ -184,7 +166,7 @@ def _confirm(config: EdgeConfig, sealed: bytes) -> dict[str, Any]:
     try:
         status, told = ask(config, "POST", "/stored", sealed)
     except AgentDownError:
-        with _own_outbox(config) as outbox:
+        with own_outbox(config) as outbox:
             own_central = config.central_id or outbox.central_id
             stored = carriage.believe(outbox, own_central, sealed, config.till_id, _token(config))
             return carriage.tell(stored, outbox.head())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +14,7 @@ import click
 from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr
 from wire.reasons import Reason
 
-from .asking import AgentDownError, ask, configured, fail
+from .asking import AgentDownError, ask, configured, fail, own_outbox, why
 from .automation_cli import actions, enable, events, macros
 from .carriage_cli import confirm, export
 from .config import EdgeConfig
@@ -89,7 +90,8 @@ def _append(config: EdgeConfig, given: bytes) -> dict[str, Any]:
         try:
             put(Path(config.spool_dir), make_document_id(), prepared.body)
         except OSError as problem:
-            raise fail(f"the agent is down, and the spool: {problem}", EXIT_NOT_REACHABLE) from problem
+            text = f"the agent does not answer, and the spool: {why(problem, config)}"
+            raise fail(text, EXIT_NOT_REACHABLE) from problem
         return {"document_id": prepared.document_id, "spooled": True}
     if status >= 400:
         raise fail(f"{told.get('title')}: {told.get('detail')}")
@@ -111,9 +113,10 @@ def ring(context: click.Context, urgent: bool) -> None:
     try:
         descriptor = os.open(config.fifo_path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as problem:
-        raise fail(f"the agent does not run: {problem}", EXIT_NOT_REACHABLE) from problem
-    with os.fdopen(descriptor, "wb") as fifo:
-        fifo.write(b"u" if urgent else b"r")
+        raise fail(f"the agent does not answer: {why(problem, config)}", EXIT_NOT_REACHABLE) from problem
+    with suppress(BlockingIOError):  # Full of rings: one more says nothing new.
+        os.write(descriptor, b"u" if urgent else b"r")
+    os.close(descriptor)
 
 
 @edge.command()
@@ -152,26 +155,17 @@ def _status(config: EdgeConfig, target: str, most: int = 0) -> dict[str, Any]:
 
 
 def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
-    """Ask the outbox itself; its lock proves that no agent has it open."""
-    from .outbox import OutboxBusyError
-    from .service import open_outbox
+    """Ask the outbox itself."""
     from .standing import outbox_status, reason_told, wall_clock_ms
 
-    if not config.outbox_path.exists():
-        raise fail(f"no agent runs, and there is no outbox at {config.outbox_path}", EXIT_NOT_REACHABLE)
-    try:
-        outbox = open_outbox(config)
-    except OutboxBusyError as problem:
-        raise fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
-    told = {
-        "agent": "down",
-        "till_id": config.till_id,
-        "connected": False,
-        "reason": reason_told(Reason("agent_silent"), config),
-        **outbox_status(outbox, wall_clock_ms(), most),
-    }
-    outbox.close()
-    return told
+    with own_outbox(config) as outbox:
+        return {
+            "agent": "down",
+            "till_id": config.till_id,
+            "connected": False,
+            "reason": reason_told(Reason("agent_silent"), config),
+            **outbox_status(outbox, wall_clock_ms(), most),
+        }
 
 
 def _tell_status(told: dict[str, Any]) -> str:

@@ -125,6 +125,8 @@ class Outbox:
         except BlockingIOError:
             lock.close()
             raise OutboxBusyError(f"{self._path} is open in another process") from None
+        # What a store sold is nobody else's business; SQLite gives its other files the mode of this one.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         return lock
 
     def _make_tables(self) -> None:
@@ -257,10 +259,19 @@ class Outbox:
         return self.starts
 
     def save(self) -> None:
-        """Write the few facts that are kept in memory, if they changed."""
-        if self._facts() != self._saved:
-            with self._commit():
-                pass
+        """Write the few facts that are kept in memory, if they changed.
+
+        A full disk is given the ballast's room; if that is not enough, they go with the next commit that finds some.
+        """
+        for _ in range(2):
+            try:
+                if self._facts() != self._saved:
+                    with self._commit():
+                        pass
+            except sqlite3.OperationalError as problem:
+                if "full" not in str(problem):
+                    raise
+                self.make_room()
 
     def prune(self, before_ms: int, limit_documents: int = 1000) -> int:
         """Forget documents appended before a time that central has stored (and backed up, if it says so).

@@ -24,6 +24,8 @@ log = logging.getLogger("tillstream.edge")
 
 READ_BYTES = 65_536
 LOOK_S = 0.005
+AGAIN_S = 1.0
+"""A script starts at most this often: one that makes its own event happen goes round slowly, for all to see."""
 REAP_S = 1.0
 """How long a killed script may take to end; one that hangs in the kernel is left to it."""
 
@@ -105,6 +107,7 @@ class ScriptsRunner:
         self._environment["TILLSTREAM_FIFO"] = str(fifo_path)
         self._news = threading.Condition()
         self._waiting: deque[str] = deque()
+        self._started_at: dict[str, float] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ending = self._is_cut = False
         self._thread: threading.Thread | None = None
@@ -145,9 +148,19 @@ class ScriptsRunner:
 
     def _next(self) -> str | None:
         with self._news:
-            while not self._waiting and not self._is_ending:
-                self._news.wait()
-            return self._waiting.popleft() if self._waiting and not self._is_cut else None
+            while not self._is_ending and (wait_s := self._wait_s()) != 0:
+                self._news.wait(wait_s)
+            if not self._waiting or self._is_cut:
+                return None
+            path, now = self._waiting.popleft(), time.monotonic()
+            self._started_at = {one: at for one, at in self._started_at.items() if now - at < AGAIN_S} | {path: now}
+            return path
+
+    def _wait_s(self) -> float | None:
+        """Return how long the first in the queue has to wait yet; None if there is none."""
+        if not self._waiting:
+            return None
+        return max(0.0, self._started_at.get(self._waiting[0], float("-inf")) + AGAIN_S - time.monotonic())
 
     def _run(self, path: str) -> ScriptEnded:
         started = time.monotonic()

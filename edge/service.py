@@ -6,6 +6,7 @@ import grp
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as AnswerTimeoutError
@@ -43,6 +44,8 @@ log = logging.getLogger("tillstream.edge")
 
 EVENTS_A_TURN = 100
 SOCKET_PATH_MAX_BYTES = 107
+PENDING_DEFAULT, PENDING_MAX = 100, 10_000
+"""How many unsent documents ``GET /pending`` lists."""
 SERVED = (
     "POST /documents, POST /ring, GET /status, GET /pending, POST /macros/<code>/run, POST /automation/reload,"
     " GET /export and POST /stored are served"
@@ -161,7 +164,7 @@ def make_intake(config: EdgeConfig, inbox: Inbox[Event]) -> Readers:
             raise NotDurableError("too much waits to be taken in")
         try:
             handed.answer.result(config.intake_timeout_s)
-        except (OutboxFullError, AsideFullError, AnswerTimeoutError) as problem:
+        except (OutboxFullError, AsideFullError, OSError, sqlite3.Error) as problem:  # A timeout is an OSError, too.
             raise NotDurableError(str(problem) or "not durable yet") from problem
 
     def on_taken(_count: int, was_rung: bool) -> None:
@@ -245,8 +248,9 @@ class Door:
         if (method, url.path) == ("POST", "/documents"):
             return self._hand_over(body)
         if (method, url.path) == ("POST", "/ring"):
-            self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1)
-            return Answer(202, {"rung": True})
+            if self._inbox.put(RingAsked(urgent=query.get("urgent") == ["1"]), 1):
+                return Answer(202, {"rung": True})
+            return problem(503, "Busy", "too much waits to be taken in; ring again")
         try:
             asked = _asked(method, url.path, query) or carriage.asked_for(method, url.path, query, body)
         except CarriageError as refused:
@@ -261,10 +265,10 @@ class Door:
             taken = handed.answer.result(self._timeout_s)
         except NotADocumentError as refused:
             return problem(400, "Not a document", str(refused))
-        except (OutboxFullError, AsideFullError) as full:
-            return problem(507, "No room", str(full))
         except AnswerTimeoutError:
             return problem(503, "Busy", "not durable yet; repeat with the same document_id")
+        except (OutboxFullError, AsideFullError, OSError, sqlite3.Error) as refused:
+            return problem(507, "Not kept", str(refused))
         answer = {"sequence": taken.appended.sequence, "document_id": taken.document_id}
         if taken.is_oversize:
             return Answer(202, {**answer, "detail": "over document_limit_bytes: kept aside, a stub takes its number"})
@@ -287,8 +291,7 @@ def _asked(method: str, path: str, query: dict[str, list[str]]) -> Asked | None:
         case "GET", "/status":
             return StatusAsked()
         case "GET", "/pending":
-            most = query.get("most", ["100"])[0]
-            return StatusAsked(min(int(most), 10_000) if most.isdigit() else 100)
+            return StatusAsked(min(carriage.number(query, "most") or PENDING_DEFAULT, PENDING_MAX))
         case "POST", "/automation/reload":
             return ReloadAsked()
     macro = _RUN_MACRO.fullmatch(path) if method == "POST" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from factories import (
@@ -254,6 +255,41 @@ def test_what_waits_in_the_spool_is_taken_and_removed_after_its_commit(till, tmp
 
     assert list((tmp_path / "spool").iterdir()) == []
     assert [a_sale(name) for name in "bca"] == till.outbox.read_after(0, 10, 2**20)
+
+
+def test_a_file_in_the_spool_that_may_not_be_read_ends_nothing(till, tmp_path, monkeypatch):
+    """A POS may leave a file that the agent's user cannot read, and its name may be no UTF-8: the rest is taken."""
+    spool, real = tmp_path / "spool", Path.read_bytes
+    for name in (b"a", b"b", b"\xff"):
+        Path(os.fsdecode(os.fsencode(spool) + b"/" + name)).write_bytes(b"{}")
+
+    def refuse(path):
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        till.agent.tick(0)
+        assert (till.outbox.head().newest, [path.name for path in spool.iterdir()]) == (2, ["a"])
+    till.agent.tick(till.agent.config.spool_retry_s)
+    assert till.outbox.head().newest == 3
+
+
+def test_a_file_that_goes_away_from_the_spool_meanwhile_is_passed_by(till, tmp_path, monkeypatch):
+    """Somebody may tidy up the spool by hand while it is being read: the rest is taken all the same."""
+    for name in "abc":
+        (tmp_path / "spool" / name).write_bytes(a_sale(name))
+    real = Path.read_bytes
+
+    def tidy_up(path):
+        (tmp_path / "spool" / "b").unlink(missing_ok=True)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", tidy_up)
+    till.agent.tick(0)
+
+    assert (till.outbox.head().newest, till.agent._passed_by) == (2, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"\xff\x00", b'{"tenders":' + b"[" * 600 + b"]" * 600 + b"}"])

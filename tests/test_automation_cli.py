@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -115,7 +116,7 @@ def test_what_was_made_can_be_changed_and_removed(edge, tmp_path):
         (("actions", "set", "1", "--name", ""), 1, "actions[0].name"),
         (("macros", "add", "3", "x", "9"), 1, "action 9 does not exist"),
         (("macros", "remove", "9"), 1, "macro 9 does not exist"),
-        (("macros", "run", "2"), 7, "the agent does not run"),
+        (("macros", "run", "2"), 7, "the agent does not answer"),
         (("events", "set", "payday", "1"), 2, "payday"),
         (("events", "set", "shift_closed", "9"), 1, "event shift_closed: macro 9 does not exist"),
         (("events", "remove", "shift_closed"), 1, "event shift_closed is bound to no macro"),
@@ -136,6 +137,33 @@ def test_a_file_that_is_broken_is_shown_as_such(edge, tmp_path):
 
     assert "not used: " in edge("actions", "list").stderr
     assert "mend it or remove it first" in edge("enable", "per-receipt-upload").output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(
+    ("command", "code", "text"),
+    [
+        ("status", 1, "outbox.db'; run it as root, or as a member of group pos while the agent runs"),
+        ("pending", 1, "outbox.db'; run it as root"),
+        ("ring", 7, "ring'; run it as root, or as a member of group pos"),
+        ("macros run 2", 7, "Permission denied; run it as root, or as a member of group pos"),
+        ("actions list", 1, "settings.json'; run it as root, or as the agent's user"),
+        ("events list", 1, "settings.json'; run it as root, or as the agent's user"),
+        ("enable per-receipt-upload", 1, "nothing was changed: [Errno 13] Permission denied"),
+        ("export --to /tmp/tillstream-never", 1, "outbox.db'; run it as root"),
+    ],
+)
+def test_who_has_no_rights_is_told_who_has(edge, tmp_path, command, code, text):
+    """No traceback, no «the agent does not run», and no list of nothing: who may not look does not know."""
+    edge("status")  # What is imported when it is needed may not be readable for the other user.
+    tmp_path.chmod(0o700)
+    os.seteuid(12_345)
+    try:
+        told = edge(*command.split())
+    finally:
+        os.seteuid(0)
+
+    assert (told.exit_code, text in told.stderr) == (code, True), (told.output, told.exception)
 
 
 def test_while_central_owns_the_automation_lists_show_it_and_edits_are_refused(edge, tmp_path):
@@ -223,6 +251,18 @@ def test_a_till_that_stops_runs_its_last_macro_and_hears_it_ring(tmp_path):
     assert till.agent.standing.troubles() == {}
     assert not runner.ask(str(script)), "nothing is started any more"
     till.outbox.database.close()
+
+
+def test_a_ring_into_a_full_fifo_is_rung_already(edge, tmp_path):
+    """An agent that hangs has rings enough to read: one more neither waits nor fails."""
+    os.mkfifo(tmp_path / "ring")
+    reader = os.open(tmp_path / "ring", os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(reader, b"r" * 4096)
+
+    assert (edge("ring").exit_code, edge("ring").output) == (0, "")
+    os.close(reader)
 
 
 # -- The recipe --------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_what_is_carried_is_stored_byte_for_byte_and_confirmed(outbox, store):
     assert bodies_of(store) == bodies
     assert (done.stored, done.known, done.quarantined) == (5, 0, 0)
     assert mark_of(store) == (5, digest_of(bodies))
-    assert rows(store, "SELECT verified_at_ms FROM watermark") == [(NOW_MS + 1,)]
+    assert rows(store, "SELECT verified_at_ms FROM watermark") == [(NOW_MS,)]
     assert (outbox.head().stored, outbox.head().unsent, outbox.central_id) == (5, 0, CENTRAL)
     assert rows(store, "SELECT action, object, note FROM audit") == [
         ("import", f"till {TILL}", f"documents 1..5 of stream {a_stream()}")
@@ -182,7 +182,7 @@ def test_with_nothing_unsent_the_file_is_the_proof_that_nothing_is_missing(outbo
     done = carried(outbox, store)
 
     assert (done.header.after, done.header.through, done.stored) == (2, 2, 0)
-    assert rows(store, "SELECT verified_at_ms FROM watermark") == [(NOW_MS + 1,)]
+    assert rows(store, "SELECT verified_at_ms FROM watermark") == [(NOW_MS,)]
 
 
 def test_a_second_import_changes_nothing_and_answers_the_same(outbox, store):
@@ -605,6 +605,18 @@ def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path):
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {"out.carriage": b"before"}
 
 
+def test_a_file_is_its_owners_alone_and_follows_nobodys_link(tmp_path):
+    """It holds what a store sold, and may be written by root into a folder that is everybody's."""
+    path, victim = tmp_path / "out.carriage", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    path.with_name("out.carriage.part").symlink_to(victim)
+    with carriage.written_whole(path) as file:
+        file.write(b"sales")
+
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"sales", 0o600)
+    assert victim.read_bytes() == b"precious"
+
+
 # -- Beside the link ---------------------------------------------------------------------------------------------------
 
 
@@ -973,7 +985,7 @@ def test_a_running_agent_checks_a_reply_itself(running):
     config = EdgeConfig(till_id=TILL, run_dir=str(running.folder))
     for target, status, text in (
         ("/export?after=4", 409, "--after may be 0..3, not 4"),
-        ("/export?after=-1", 400, "after is '-1'; it is the number of a document"),
+        ("/export?after=-1", 400, "after is '-1'; it must be a whole number"),
     ):
         answered, body = ask(config, "GET", target)
         assert (answered, text in body["detail"]) == (status, True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -66,6 +68,69 @@ def test_central_shows_what_it_has_as_json(database):
     assert [1, 1, 1, 0, 0] == [len(rows[name]) for name in rows]
     assert (rows["documents"][0]["document_id"], rows["quarantine"][0]["code"]) == ("good", "bad_schema")
     assert rows["tills"][0]["through"] == 2
+
+
+@pytest.mark.parametrize("command", [("tills",), ("days",), ("request", "till-1"), ("settings", "withdraw", "--fleet")])
+@pytest.mark.parametrize(
+    ("broken", "what_to_do"),
+    [
+        (lambda path: _run_sql(path, "DELETE FROM migration WHERE number > 2"), "restart `tillstream central run`"),
+        (lambda path: _run_sql(path, "INSERT INTO migration VALUES (999)"), "upgrade this program"),
+        (lambda path: Path(path).write_bytes(b"no database at all" * 100), "not a database"),
+        (lambda path: Path(path).write_bytes(b""), "no such table"),
+    ],
+    ids=["older", "newer", "another file", "empty"],
+)
+def test_a_database_that_this_version_cannot_read_is_said_with_what_to_do(database, broken, what_to_do, command):
+    """After an upgrade the worker migrates it, at its next start; nothing else does."""
+    broken(database)
+    told = run("central", "--database", database, *command)
+
+    assert (told.exit_code, what_to_do in told.output) == (1, True), told.output
+
+
+def _run_sql(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
+
+
+def test_a_database_that_is_locked_is_said(database, monkeypatch):
+    """A change that finds no turn leaves nothing behind, and says so."""
+    monkeypatch.setattr("central.reports.BUSY_MS", 1)
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        told = run("central", "--database", database, "request", "till-1")
+
+    assert (told.exit_code, "try again" in told.output) == (1, True), told.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["tills", "--till", "\udcff"], 1),
+        (["request", "till-1", "--shift", "9" * 20], 2),
+        (["gaps", "close", "9" * 20, "--note", "n"], 2),
+        (["tills", "--till", "x' OR '1'='1"], 0),
+        (["documents", "--id", "'; DROP TABLE document; --"], 0),
+        (["days", "--store", "x' OR '1'='1", "--json"], 0),
+    ],
+)
+def test_strange_arguments_are_told_or_find_nothing(database, arguments, code):
+    """No traceback, no other rows than those that were asked for, and nothing is executed."""
+    told = run("central", "--database", database, *arguments)
+
+    assert told.exit_code == code, told.output
+    assert told.exception is None or isinstance(told.exception, SystemExit)
+    assert "till-1" not in told.output or code
+
+
+def test_what_tills_name_never_commands_a_terminal(database):
+    """Escape sequences and line breaks of a document's id are shown, not obeyed; JSON escapes them itself."""
+    _run_sql(database, "UPDATE quarantine SET document_id = 'a' || char(27) || '[2J' || char(10) || 'b'")
+    told = run("central", "--database", database, "quarantine")
+
+    assert "\x1b" not in told.output
+    assert r"a\x1b[2J\nb" in told.output
 
 
 def test_status_exits_with_three_when_a_person_should_look(database):

@@ -179,3 +179,14 @@ def test_a_socket_of_a_dead_agent_is_replaced_and_a_stopped_one_is_gone(tmp_path
     stop()
 
     assert not path.exists()
+
+
+def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path):
+    """A status names files, and a file's name may be no UTF-8."""
+    stop = listen(tmp_path / "edge.sock", lambda *_: Answer(200, {"file": "\udcff.json"}), LIMITS, None)
+    client = Client(tmp_path / "edge.sock")
+    told = client.ask("GET", "/status")
+    client.close()
+    stop()
+
+    assert json.loads(told[2]) == {"file": "\udcff.json"}

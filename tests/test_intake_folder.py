@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from intake_pos import ABOUT, Clock, Taker, added_up, example
 
 from central.judge import Accepted, judge
 from edge.intake.mapping import read_mapping
-from edge.intake.taking import FILE_FAILED, IntakeError, NotDurableError
+from edge.intake.taking import FILE_FAILED, UNREADABLE, IntakeError, NotDurableError
 from edge.intake.watched import DAY_S, TIDY_EVERY_S, FolderReader
 
 HEAD = "row;shift;number;type;day;date;time;cashier;name;sum;cash;card;code;quantity;price;vat"
@@ -372,7 +373,7 @@ def test_the_oldest_file_comes_first(folder, taker):
 
 
 def test_one_file_that_may_not_be_read_holds_up_no_other(folder, taker, monkeypatch):
-    """The error names it; the others are taken; when it may be read it is."""
+    """The finding names it; the others are taken, and not any later; when it may be read it is."""
     path = json_mapping(folder)
     leave(folder, "a.json", a_sale("a"), flag="")
     leave(folder, "b.json", a_sale("b"), flag="")
@@ -381,12 +382,51 @@ def test_one_file_that_may_not_be_read_holds_up_no_other(folder, taker, monkeypa
     with monkeypatch.context() as patched:
         real = Path.read_bytes
         patched.setattr(Path, "read_bytes", lambda path: _refuse(path) if path.name == "a.json" else real(path))
-        with pytest.raises(IntakeError, match=r"json\.toml: folder: .*a\.json: Permission denied"):
-            reader.read(taker)
+        reader.read(taker)
+        assert re.search(r"json\.toml: folder: .*a\.json: Permission denied", reader.findings()[UNREADABLE])
     assert ["b"] == [document["document_id"] for document in taker.documents()]
 
     reader.read(taker)
+    assert (len(taker.bodies()), reader.findings()) == (2, {})
+
+
+def test_a_file_that_is_held_up_is_not_replaced_by_a_new_one_of_its_name(folder, taker, monkeypatch):
+    """A POS that uses one name for every receipt must not lose the first by closing the second."""
+    path = json_mapping(folder)
+    reader = a_reader(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", _refuse)
+        for name in "abc":
+            leave(folder, "receipt.json", a_sale(name), flag="")
+            os.utime(folder / "receipt.json", (1, 1))
+            reader.read(taker)
+    reader.read(taker)
+
+    assert ["a", "b", "c"] == sorted(document["document_id"] for document in taker.documents())
+    assert len(names_in(folder / "done")) == 3
+
+
+def test_a_file_whose_name_is_no_text_is_taken_too(folder, taker):
+    """Names are bytes: one that is no UTF-8 is taken, or fails, like any other, and holds up none behind it."""
+    for name, given in ((b"\xff.json", a_sale("a")), (b"\xfe.json", b"rubbish"), (b"z.json", a_sale("z"))):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(given)
+    reader = a_reader(json_mapping(folder))
+
+    assert reader.read(taker) == 3
+    assert [b"\xfe.json", b"\xfe.json.error.txt"] == [os.fsencode(name) for name in names_in(folder / "failed")]
+
+
+def test_a_file_that_cannot_be_put_away_holds_up_no_other(folder, taker):
+    """What it holds is durable and known again; its name has no room for the reason beside it, and that is told."""
+    leave(folder, f"{'n' * 250}.json", b"rubbish", flag="")
+    os.utime(folder / f"{'n' * 250}.json", (1, 1))
+    leave(folder, "b.json", a_sale("b"), flag="")
+    reader = a_reader(json_mapping(folder))
+    for _ in range(2):
+        reader.read(taker)
+
     assert len(taker.bodies()) == 2
+    assert "File name too long" in reader.findings()[UNREADABLE]
 
 
 def _refuse(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from factories import NOW_MS, a_sale, wait_until
@@ -80,7 +81,7 @@ def slow(path):
 
 
 def a_drop(folder, name="drop", poll_s=3600):
-    (folder / name).mkdir()
+    (folder / name).mkdir(exist_ok=True)
     path = folder / f"{name}.toml"
     text = f'kind = "folder"\nname = "{name}"\nfolder = "{folder / name}"\nformat = "json"\npoll_s = {poll_s}\n'
     path.write_text(text, "utf-8")
@@ -224,6 +225,41 @@ def test_an_error_nobody_thought_of_does_not_end_the_thread(tmp_path, agent, pos
     assert wait_until(lambda: agent.count() == 1)
 
 
+def test_a_folder_that_cannot_be_looked_into_does_not_end_the_thread(tmp_path, agent, running, monkeypatch):
+    """What stands in ``failed`` may not be readable: that is told, and files are taken all the same."""
+    (tmp_path / "drop" / "failed").mkdir(parents=True)
+    (tmp_path / "drop" / "a.json").write_bytes(a_sale("d1"))
+    real = Path.iterdir
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", lambda path: _refuse(path) if path.name == "failed" else real(path))
+        made = running(a_drop(tmp_path, poll_s=0.1))
+        assert wait_until(lambda: "failed: Permission denied" in made.status()[0]["last_error"])
+        assert agent.count() == 1
+        (tmp_path / "drop" / "b.json").write_bytes(a_sale("d2"))
+        assert wait_until(lambda: agent.count() == 2)
+    assert wait_until(lambda: made.troubles() == {})
+
+
+def _refuse(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_one_file_that_is_held_up_is_a_trouble_and_slows_down_no_other(tmp_path, agent, running, monkeypatch):
+    """The folder is looked at as often as before, and the till says that not everything comes in."""
+    real, path = Path.read_bytes, a_drop(tmp_path, poll_s=0.1)
+    (tmp_path / "drop" / "bad.json").write_bytes(a_sale("bad"))
+    monkeypatch.setattr(readers, "RETRY_MIN_S", 3600.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda path: _refuse(path) if path.name == "bad.json" else real(path))
+        made = running(path)
+        assert wait_until(lambda: [one["trouble"] for one in made.status()] == ["unreadable"])
+        (tmp_path / "drop" / "good.json").write_bytes(a_sale("good"))
+        assert wait_until(lambda: agent.count() == 1)
+        assert made.troubles() == {"drop": NOW_MS}
+    assert wait_until(lambda: agent.count() == 2)
+    assert wait_until(lambda: made.troubles() == {})
+
+
 def test_the_waits_between_tries_grow_up_to_a_bound(tmp_path, monkeypatch):
     """A database that stays away is not asked all the time."""
     monkeypatch.setattr(readers, "RETRY_MIN_S", 1.0)
@@ -242,3 +278,10 @@ def test_the_mappings_of_a_till_are_bounded(tmp_path):
     (tmp_path / "one-more.toml").touch()
     with pytest.raises(MappingError, match="at most 32"):
         mappings_in(tmp_path)
+
+
+def test_mappings_that_cannot_be_listed_are_an_error(tmp_path):
+    """A till must not run without its intake because of a folder's mode, and nobody know."""
+    (tmp_path / "intake").touch()
+    with pytest.raises(MappingError, match="must be able to list it"):
+        mappings_in(tmp_path / "intake")

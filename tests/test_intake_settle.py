@@ -129,7 +129,19 @@ def test_a_position_is_kept_whole(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["pos.json"]
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b'{"v":1}', b'{"v":2,"through":5}', b"\xff"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"{",
+        b'{"v":1}',
+        b'{"v":2,"through":5}',
+        b"\xff",
+        b'{"v":1,"through":9223372036854775808}',
+        b'{"v":1,"through":5,"x":' + b"[" * 100_000,
+    ],
+    ids=len,
+)
 def test_a_position_that_cannot_be_read_means_the_beginning(tmp_path, junk):
     """Reading again is harmless: what was taken is known again by its id."""
     position.path_of(tmp_path, "pos").write_bytes(junk)

@@ -142,6 +142,19 @@ def test_a_crash_before_the_position_is_saved_doubles_nothing(tmp_path, pos, tak
     assert pos.sums() == added_up(taker.bodies())
 
 
+def test_a_disk_that_is_full_is_not_the_poss_fault(tmp_path, pos, taker):
+    """Where the position cannot be written the till takes nothing more; the POS's database is as readable as ever."""
+    close_all(pos, a_day(3))
+    reader = a_reader(tmp_path)
+    (tmp_path / "intake").touch()
+    with pytest.raises(NotDurableError, match=r"how far sqlite-pos was read: .*File exists"):
+        reader.read(taker)
+    (tmp_path / "intake").unlink()
+    reader.read(taker)
+
+    assert len(taker.bodies()) == 3
+
+
 def test_a_crash_while_the_position_is_saved_doubles_nothing(tmp_path, pos, taker, monkeypatch):
     """All of a page is durable, and then the process dies: a new reader over the old position reads it again."""
     closed = a_day(24)

@@ -392,6 +392,39 @@ def test_the_ballast_is_laid_down_given_back_and_laid_down_again(opened, path):
     assert ballast.stat().st_size == 2**16
 
 
+class FullDisk:
+    """A connection on a disk that has no room for a commit while the ballast lies there."""
+
+    def __init__(self, connection, ballast):
+        self._connection, self._ballast = connection, ballast
+
+    def execute(self, statement, *parameters):
+        if statement == "COMMIT" and self._ballast.exists():
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(statement, *parameters)
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+
+def test_a_full_disk_does_not_keep_the_till_from_starting(opened, path):
+    """The ballast is for that, too: an agent that was killed on a full disk could otherwise never begin again."""
+    outbox = opened(path, ballast_bytes=2**16)
+    outbox._connection = FullDisk(outbox._connection, path.with_suffix(".ballast"))
+
+    assert outbox.count_start() == 1
+    outbox.close()
+    assert opened(path).starts == 1
+
+
+def test_what_a_store_sold_is_nobody_elses_business(opened, path):
+    """The outbox and what SQLite lays beside it may be read by the agent's user alone."""
+    filled(opened(path), 1)
+
+    files = [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
+    assert [0o600] * 3 == [file.stat().st_mode & 0o777 for file in files]
+
+
 def test_no_ballast_is_laid_down_where_there_is_little_room(opened, path):
     """A disk with less than four times its size free keeps its room for documents."""
     room = os.statvfs(path.parent)

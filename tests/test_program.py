@@ -163,3 +163,6 @@ def test_a_secret_comes_from_its_file(tmp_path):
     assert read_secret("given", str(tmp_path / "token"), "token") == "given"
     with pytest.raises(ConfigError, match="token_file"):
         read_secret("", str(tmp_path / "missing"), "token")
+    (tmp_path / "key").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="token_file"):
+        read_secret("", str(tmp_path / "key"), "token")

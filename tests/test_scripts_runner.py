@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from factories import wait_until
 
+from edge import scripts_runner
 from edge.intake import fifo
 from edge.scripts_runner import ScriptLimits, ScriptRefusedError, ScriptsRunner, permitted
 
@@ -281,8 +282,27 @@ def test_a_script_that_closes_its_output_is_still_bounded_in_time(scripts):
 # -- The queue ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_script_that_waits_is_not_queued_again_and_the_queue_is_bounded(scripts, tmp_path):
+def test_a_script_that_makes_its_own_event_happen_goes_round_slowly(scripts, monkeypatch):
+    """One that closes a document on each document is a loop: it must not take the till's processor."""
+    monkeypatch.setattr(scripts_runner, "AGAIN_S", 0.2)
+    path, starts = str(a_script(scripts)), []
+
+    def ask_again(_ended):
+        starts.append(time.monotonic())
+        runner.ask(path)
+
+    runner = ScriptsRunner("till-1", (str(scripts),), ScriptLimits(), Path("/nonexistent"), ask_again)
+    started = time.monotonic()
+    runner.ask(path)
+    assert wait_until(lambda: len(starts) >= 3)
+    assert time.monotonic() - started >= 2 * 0.2
+    runner.stop(5)
+    assert len(starts) == 4, "at the end nothing waits any more"
+
+
+def test_a_script_that_waits_is_not_queued_again_and_the_queue_is_bounded(scripts, tmp_path, monkeypatch):
     """All unsent go at once anyway: a hundred receipts during one run are one more run."""
+    monkeypatch.setattr(scripts_runner, "AGAIN_S", 0.0)
     os.mkfifo(tmp_path / "gate")
     slow = a_script(scripts, f"echo x >> {tmp_path}/started; cat {tmp_path}/gate", "slow.sh")
     others = [str(a_script(scripts, name=f"{number}.sh")) for number in range(2)]

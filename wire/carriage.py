@@ -125,10 +125,15 @@ class Packing:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Give a file that appears under its name only when all of it is on the disk; after an error nothing is left."""
+    """Give a file that appears under its name only when all of it is on the disk; after an error nothing is left.
+
+    Only its owner may read it, and nobody's link is followed: the folder may be everybody's.
+    """
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("w+b") as file:
+        part.unlink(missing_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(part, flags, 0o600), "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

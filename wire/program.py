@@ -137,7 +137,7 @@ def read_secret(value: str, path: str, name: str) -> str:
         return value
     try:
         return Path(path).read_text("utf-8").strip()
-    except OSError as problem:
+    except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"{name}_file: {problem}") from problem
 
 

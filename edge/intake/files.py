@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,7 +60,8 @@ def read_contents(mapping: MappingFile, name: str, given: bytes, about: Mapping[
             return Contents([_as_given(built) for built in _read_csv(mapping, source, text, about)])
         return _read_json(text, partial(_derive, mapping.name, name))
     except (UnicodeDecodeError, ValueError, csv.Error) as problem:
-        return Contents([Given(given, id_from(mapping.name.encode(), name.encode(), given))], _told(source, problem))
+        made = id_from(mapping.name.encode(), os.fsencode(name), given)
+        return Contents([Given(given, made)], _told(source, problem))
 
 
 def read_plain(name: str, given: bytes) -> Contents:
@@ -84,7 +86,7 @@ def _told(source: FolderSource, problem: Exception) -> str:
 
 def _derive(source: str, file: str, place: int, body: bytes) -> Given:
     """Name a document by its source, its file, its place in it and its bytes."""
-    return Given(body, id_from(source.encode(), file.encode(), str(place).encode(), body))
+    return Given(body, id_from(source.encode(), os.fsencode(file), str(place).encode(), body))
 
 
 def _read_json(text: str, derive: partial[Given]) -> Contents:

@@ -7,9 +7,10 @@ durable in the outbox; a crash in between makes it be taken up again, and known 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .prepare import id_from
@@ -22,34 +23,45 @@ class Spooled:
     """One document that waits in the spool."""
 
     path: Path
-    given: bytes
+
+    def read(self) -> bytes:
+        """Return its bytes; raises OSError if it went away, or may not be read."""
+        return self.path.read_bytes()
 
     def make_id(self) -> str:
         """Name a document that has no id of its own by its file: taken up twice, it is the same document."""
-        return id_from(self.path.name.encode(), self.given)
+        return id_from(os.fsencode(self.path.name), self.read())
 
 
-def waiting(folder: Path, most: int, limit_bytes: int, passed_by: Collection[str] = ()) -> Iterator[Spooled]:
-    """Yield what waits in the folder, oldest first, at most ``most`` files.
+def waiting(folder: Path, most: int, limit_bytes: int, passed_by: Collection[str] = ()) -> list[Spooled]:
+    """Return what waits in the folder, oldest first, at most ``most`` files.
 
     A file over the limit stays where it is, and so do those that are to be passed by for now, by name.
     """
-    found = _oldest_first(folder)
-    fitting = [path for path, size in found if size <= limit_bytes and path.name not in passed_by]
-    for path in fitting[:most]:
-        with suppress(FileNotFoundError):  # Somebody tidied up by hand; the rest is taken all the same.
-            yield Spooled(path, path.read_bytes())
+    found = oldest_first(folder)
+    return [Spooled(path) for path, size in found if size <= limit_bytes and path.name not in passed_by][:most]
 
 
 def put(folder: Path, name: str, given: bytes) -> None:
-    """Leave a document for the agent: written, synced, renamed, and the folder synced; then it is safe."""
-    part, final = folder / f"{name}.json.part", folder / f"{name}.json"
-    with part.open("wb") as file:
-        file.write(given)
+    """Leave a document for the agent; when this returns it is safe."""
+    write_whole(folder / f"{name}.json", given)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file durably: written beside, synced, renamed, and the folder synced.
+
+    Readable for all that may enter the folder, whatever the umask: who writes it is often not who reads it.
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o644)
+        file.write(content)
         file.flush()
-        os.fsync(file.fileno())
-    part.rename(final)
-    sync_folder(folder)
+        os.fsync(descriptor)
+    part.rename(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -61,16 +73,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _oldest_first(folder: Path) -> list[tuple[Path, int]]:
+def oldest_first(folder: Path, pattern: str = "*") -> list[tuple[Path, int]]:
+    """Return the plain files that are finished and match, oldest first, each with its size."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if (
-                entry.name.startswith(".")
-                or entry.name.endswith(UNFINISHED)
-                or not entry.is_file(follow_symlinks=False)
-            ):
+            if entry.name.startswith(".") or entry.name.endswith(UNFINISHED) or not fnmatchcase(entry.name, pattern):
                 continue
-            facts = entry.stat(follow_symlinks=False)
-            found.append((facts.st_mtime_ns, entry.name, facts.st_size))
+            with suppress(FileNotFoundError):  # It went away, or has its final name by now.
+                if entry.is_file(follow_symlinks=False):
+                    facts = entry.stat(follow_symlinks=False)
+                    found.append((facts.st_mtime_ns, entry.name, facts.st_size))
     return [(folder / name, size) for _, name, size in sorted(found)]

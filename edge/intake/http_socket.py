@@ -112,7 +112,8 @@ class _Connection(BaseHTTPRequestHandler):
             dropped += len(some)
 
     def _send(self, answer: Answer) -> None:
-        body = json.dumps(answer.body, ensure_ascii=False).encode()
+        # A file's name may be no UTF-8; as an escape it can be told all the same.
+        body = json.dumps(answer.body, ensure_ascii=False).encode("utf-8", "backslashreplace")
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json" if answer.status < 400 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))

@@ -18,10 +18,13 @@ TAKEN_FILE_MAX = TAKEN_MAX + 4_000
 """A pass may take some thousands before there is made room."""
 
 
+Key = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+
+
 class _Written(Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
-    through: int
-    taken: Annotated[tuple[int, ...], Meta(max_length=TAKEN_FILE_MAX)] = ()
+    through: Key
+    taken: Annotated[tuple[Key, ...], Meta(max_length=TAKEN_FILE_MAX)] = ()
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -39,7 +42,7 @@ def load(folder: Path, name: str, start_after: int) -> Position:
         written = msgspec.json.decode(path.read_bytes(), type=_Written)
     except FileNotFoundError:
         return start(start_after)
-    except msgspec.MsgspecError as problem:
+    except (msgspec.MsgspecError, RecursionError) as problem:
         log.warning("intake_position_unreadable", extra={"also": {"file": str(path), "error": str(problem)}})
         return start(start_after)
     return start(written.through, written.taken)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .mapping import FolderSource, MappingError, read_mapping
 from .sql import SqlReader
-from .taking import NUMBERS_WENT_BACK, PASS_DOCUMENTS, IntakeError, NotDurableError, Reader, Take
+from .taking import NUMBERS_WENT_BACK, PASS_DOCUMENTS, UNREADABLE, IntakeError, NotDurableError, Reader, Take
 from .watched import FolderReader
 
 log = logging.getLogger("tillstream.edge")
@@ -22,8 +22,10 @@ RETRY_MIN_S, RETRY_MAX_S = 1.0, 300.0
 STOP_WITHIN_S = 5.0
 ERROR_MAX_LENGTH = 500
 
-UNREADABLE, NOT_TAKEN = "unreadable", "not_taken"
-"""Why no documents come in from a source; NUMBERS_WENT_BACK is another."""
+NOT_TAKEN = "not_taken"
+"""The outbox takes nothing."""
+TROUBLES = (UNREADABLE, NUMBERS_WENT_BACK)
+"""Findings that mean that documents do not come in."""
 
 OnTaken = Callable[[int, bool], object]
 """``on_taken(count, was_rung)``: so many were taken; ``was_rung`` if the POS had said so, and it was not only time."""
@@ -47,7 +49,12 @@ class Standing:
 
 def mappings_in(folder: Path) -> list[Path]:
     """Return the mapping files of a till, by name; raises MappingError for more than MAPPINGS_MAX."""
-    paths = sorted(folder.glob("*.toml"))
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise MappingError(f"{folder}: {problem.strerror}; the agent's user must be able to list it") from None
     if len(paths) > MAPPINGS_MAX:
         raise MappingError(f"{folder}: {len(paths)} mappings; at most {MAPPINGS_MAX} are read")
     return paths
@@ -170,9 +177,9 @@ class _Turn(threading.Thread):
 
     def _turn(self) -> float:
         """Make one pass; return how long to wait for the next."""
-        before = self.standing.taken
+        before, was_rung = self.standing.taken, self._is_rung
         try:
-            count = self._read()
+            return self._succeed(self._read())
         except NotDurableError as problem:
             return self._fail(NOT_TAKEN, problem)
         except IntakeError as problem:
@@ -182,8 +189,7 @@ class _Turn(threading.Thread):
             return self._fail(UNREADABLE, problem)
         finally:
             if taken := self.standing.taken - before:
-                self._on_taken(taken, self._is_rung)
-        return self._succeed(count)
+                self._on_taken(taken, was_rung)
 
     def _read(self) -> int:
         reader = self._reader = self._reader or self._open(self._path)
@@ -204,7 +210,7 @@ class _Turn(threading.Thread):
         standing.last_error, self._retry_s = "", 0.0
         standing.last_read_at_ms = self._clock_ms()
         standing.findings, standing.problems = reader.findings(), dict(reader.problems)
-        self._set_trouble(NUMBERS_WENT_BACK if NUMBERS_WENT_BACK in standing.findings else "")
+        self._set_trouble(next((code for code in TROUBLES if code in standing.findings), ""))
         if count >= PASS_DOCUMENTS:
             return 0.0
         self._is_rung = False

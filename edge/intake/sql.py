@@ -135,7 +135,10 @@ class SqlReader:
         """Write the position, only after what it says is durable, and only if it moved."""
         now = self._settling.position()
         if now != self._saved:
-            position.save(self._positions, self.name, now)
+            try:
+                position.save(self._positions, self.name, now)
+            except OSError as problem:
+                raise NotDurableError(f"how far {self.name} was read: {problem}") from problem
             self._saved = now
 
     def _note(self, key: int, problems: tuple[Problem, ...]) -> None:

@@ -12,6 +12,9 @@ PASS_DOCUMENTS = 2_000
 NUMBERS_WENT_BACK, FILE_FAILED = "numbers_went_back", "file_failed"
 """What a reader finds that a person should look at although it can read."""
 
+UNREADABLE = "unreadable"
+"""Why no documents come in from a source, or from one of its files."""
+
 Take = Callable[[bytes, Callable[[], str]], object]
 """``take(given, make_id)`` returns when the document is durable in the outbox, and raises NotDurableError otherwise."""
 

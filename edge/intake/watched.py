@@ -12,19 +12,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 import msgspec
 
 from .files import Contents, Given, read_contents
-from .folder import UNFINISHED, sync_folder
+from .folder import oldest_first, sync_folder
 from .mapping import FolderSource
 from .mapping import Mapping as MappingFile
 from .prepare import id_from
-from .taking import FILE_FAILED, PASS_DOCUMENTS, IntakeError, Take
+from .taking import FILE_FAILED, PASS_DOCUMENTS, UNREADABLE, IntakeError, Take
 
 log = logging.getLogger("tillstream.edge")
 
@@ -54,46 +53,50 @@ class FolderReader:
         self._folder = Path(self._source.folder)
         self._clock, self._wall_clock = clock, wall_clock
         self._tidy_at = clock()
+        self._held_up = ""
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 
     def read(self, take: Take) -> int:
         """Take over every file that is committed, oldest first; see ``Reader.read``."""
-        taken, held_up = 0, None
+        taken, held_up = 0, ""
         try:
             self._make_folders()
             for path in self._claimed():
                 try:
-                    contents = self._contents(path)
-                except OSError as problem:  # One file that may not be read must not hold up the others.
-                    held_up = problem
-                    continue
-                taken += self._take(path, contents, take)
+                    taken += self._take(path, self._contents(path), take)
+                except OSError as problem:  # One file that may not be read or moved must not hold up the others.
+                    held_up = str(self._told(problem))
                 if taken >= PASS_DOCUMENTS:
                     return taken
             self._tidy()
         except OSError as problem:
             raise self._told(problem) from problem
-        if held_up:
-            raise self._told(held_up) from held_up
+        if held_up != self._held_up:
+            self._held_up = held_up
+            log.warning("intake_file_held_up", extra={"also": {"intake": self.name, "error": held_up}})
         return taken
 
     def waiting(self, most_files: int) -> Iterator[tuple[str, Contents]]:
         """Yield the name and the contents of files that wait; nothing is taken and nothing moves."""
         try:
             taking = self._folder / TAKING
-            left = _oldest_first(taking, "*") if taking.is_dir() else []
+            left = _paths(taking) if taking.is_dir() else []
             for path in islice([*left, *self._committed()], most_files):
                 yield path.name, self._contents(path)
         except OSError as problem:
             raise self._told(problem) from problem
 
     def findings(self) -> dict[str, str]:
-        """Tell that files lie in ``failed``: a person has to look at them."""
+        """Tell that a file cannot be taken, and that files lie in ``failed``: a person has to look at them."""
+        found = {UNREADABLE: self._held_up} if self._held_up else {}
         failed = self._folder / FAILED
-        if failed.is_dir() and any(not path.name.endswith(ERROR_SUFFIX) for path in failed.iterdir()):
-            return {FILE_FAILED: f"{failed}: look at the {ERROR_SUFFIX} beside each file"}
-        return {}
+        try:
+            if failed.is_dir() and any(not path.name.endswith(ERROR_SUFFIX) for path in failed.iterdir()):
+                found[FILE_FAILED] = f"{failed}: look at the {ERROR_SUFFIX} beside each file"
+        except OSError as problem:
+            raise self._told(problem) from problem
+        return found
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -125,7 +128,7 @@ class FolderReader:
         with path.open("rb") as file:
             while some := file.read(READ_BYTES):
                 digest.update(some)
-        made = id_from(self.name.encode(), path.name.encode(), digest.digest())
+        made = id_from(self.name.encode(), os.fsencode(path.name), digest.digest())
         stands = {"document_id": made, "oversize_bytes": size, "blake2b": digest.hexdigest()}
         text = f"{size} bytes, over file_limit_bytes = {self._source.file_limit_bytes}: nothing of it was read"
         return Contents([Given(msgspec.json.encode(stands), made)], text)
@@ -138,11 +141,11 @@ class FolderReader:
 
     def _claimed(self) -> Iterator[Path]:
         """Yield file after file that is ours alone: first those that a crash left, then what is newly committed."""
-        for path in _oldest_first(self._folder / TAKING, "*"):
+        for path in _paths(self._folder / TAKING):
             self._forget_flag(path.name)
             yield path
         for path in self._committed():
-            claimed = self._folder / TAKING / path.name
+            claimed = self._free_name(path, TAKING)  # One of that name may be held up there.
             path.rename(claimed)
             sync_folder(claimed.parent)
             sync_folder(self._folder)
@@ -150,7 +153,7 @@ class FolderReader:
             yield claimed
 
     def _committed(self) -> list[Path]:
-        found = _oldest_first(self._folder, self._source.pattern)
+        found = _paths(self._folder, self._source.pattern)
         if self._source.commit == "rename":
             return found
         suffix = self._source.flag_suffix
@@ -172,15 +175,16 @@ class FolderReader:
             f"in quarantine what it cannot read. Mend the POS's export or the mapping {self._mapping.path},\n"
             f"then put the file back into {self._folder}: what was taken already is known again.\n"
         )
-        failed.with_name(failed.name + ERROR_SUFFIX).write_text(text, "utf-8")
+        failed.with_name(failed.name + ERROR_SUFFIX).write_text(text, "utf-8", "backslashreplace")
         self._move(path, failed)
         also = {"intake": self.name, "file": path.name, "error": contents.complaint}
         log.warning("intake_file_failed", extra={"also": also})
 
     def _free_name(self, path: Path, folder: str) -> Path:
-        """Return where a file ends; a POS may use one name again and again."""
-        target = self._folder / folder / path.name
-        return target.with_name(f"{path.stem}.{path.stat().st_mtime_ns}{path.suffix}") if target.exists() else target
+        """Return a name that is free in a folder; a POS may use one name again and again."""
+        stamped = f"{path.stem}.{path.stat().st_mtime_ns}"
+        names = chain([path.name, f"{stamped}{path.suffix}"], (f"{stamped}.{n}{path.suffix}" for n in count(1)))
+        return next(free for name in names if not (free := self._folder / folder / name).exists())
 
     def _move(self, path: Path, target: Path) -> None:
         path.replace(target)
@@ -202,13 +206,5 @@ class FolderReader:
                 path.unlink(missing_ok=True)
 
 
-def _oldest_first(folder: Path, pattern: str) -> list[Path]:
-    """Return the plain files that are finished and match, oldest first."""
-    found: list[tuple[int, str]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.endswith(UNFINISHED) or not fnmatchcase(entry.name, pattern):
-                continue
-            if entry.is_file(follow_symlinks=False):
-                found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-    return [folder / name for _, name in sorted(found)]
+def _paths(folder: Path, pattern: str = "*") -> list[Path]:
+    return [path for path, _ in oldest_first(folder, pattern)]
