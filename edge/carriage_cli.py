@@ -20,6 +20,7 @@ from . import carriage
 from .asking import AgentDownError, ask, configured, fail, own_outbox
 from .carriage import AskChunk, Chunk, Exported
 from .config import EdgeConfig
+from .intake import folder
 
 LIMIT_MIN_BYTES = 2 * 2**20
 """The largest document fits, so each file brings at least one further."""
@@ -55,8 +56,15 @@ def export(context: click.Context, path: Path, after: int | None, limit_bytes: i
         done = _export(config, path, after, limit_bytes)
     except (CarriageError, ConfigError, OSError) as problem:
         raise fail(f"{path}: {problem}") from problem
-    click.echo(json.dumps(_as_json(done, path)) if as_json else _tell(done, path))
-    if done.left:
+    spooled = folder.count(Path(config.spool_dir))
+    click.echo(json.dumps(_as_json(done, path) | {"spooled": spooled}) if as_json else _tell(done, path))
+    if spooled:
+        click.echo(
+            f"not in the file: {spooled} documents in {config.spool_dir}; start the agent, which takes them in, and"
+            " export again",
+            err=True,
+        )
+    if done.left or spooled:
         sys.exit(EXIT_FINDINGS)
 
 

@@ -128,7 +128,7 @@ def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
     config = configured(context)
     told = _status(config, "/status")
     click.echo(json.dumps(told) if as_json else _tell_status(told))
-    if exit_code and told["unsent"] and not told.get("connected"):
+    if exit_code and (told["unsent"] or told["spooled"]) and not told.get("connected"):
         sys.exit(EXIT_FINDINGS)
 
 
@@ -139,7 +139,10 @@ def status(context: click.Context, as_json: bool, exit_code: bool) -> None:
 def pending(context: click.Context, most: int, as_json: bool) -> None:
     """List the documents that central is not known to have, oldest first."""
     config = configured(context)
-    documents = _status(config, f"/pending?most={most}", most).get("pending", [])
+    told = _status(config, f"/pending?most={most}", most)
+    documents = told.get("pending", [])
+    if told["spooled"]:
+        click.echo(f"{told['spooled']} more lie in the spool folder and have no number yet", err=True)
     if as_json:
         click.echo(json.dumps(documents))
         return
@@ -156,6 +159,7 @@ def _status(config: EdgeConfig, target: str, most: int = 0) -> dict[str, Any]:
 
 def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
     """Ask the outbox itself."""
+    from .intake.folder import count
     from .standing import outbox_status, reason_told, wall_clock_ms
 
     with own_outbox(config) as outbox:
@@ -165,6 +169,7 @@ def _status_of_file(config: EdgeConfig, most: int) -> dict[str, Any]:
             "connected": False,
             "reason": reason_told(Reason("agent_silent"), config),
             **outbox_status(outbox, wall_clock_ms(), most),
+            "spooled": count(Path(config.spool_dir)),
         }
 
 
@@ -176,6 +181,8 @@ def _tell_status(told: dict[str, Any]) -> str:
         f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}",
         f"unsent   {told['unsent']}" + _tell_age(told["oldest_unsent_age_s"]),
     ]
+    if told["spooled"]:
+        lines.append(f"spool    {told['spooled']} documents wait for the agent in the spool folder, without a number")
     reason = told["reason"]
     lines += [f"reason   {reason['code']}: {reason['title']}", f"next     {reason['next_step']}"]
     for reader in told.get("intake", []):

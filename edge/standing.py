@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 from wire import codec
@@ -21,6 +22,7 @@ from wire.translation import tell
 from .automation import TillAutomation
 from .cashier import CashierFile
 from .config import EdgeConfig
+from .intake import folder
 from .outbox import Outbox
 from .reasons import Facts, Lasting, reason_of, troubles_of
 from .syps import Syps
@@ -164,6 +166,7 @@ class Standing:
             "last_error": self.last_error,
             "reason": reason_told(self.reason(), self._config),
             **outbox_status(self._outbox, self._clock_ms(), pending),
+            "spooled": folder.count(Path(self._config.spool_dir)),
             "automation": {**self._automation.told(), "error": self.automation_error},
             "troubles": self.troubles(),
             "intake": self._intake.status() if self._intake else [],

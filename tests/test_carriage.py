@@ -44,6 +44,7 @@ from edge import carriage as at_till
 from edge import service
 from edge.asking import ask
 from edge.carriage_cli import confirm, export
+from edge.cli import edge
 from edge.config import EdgeConfig
 from edge.syps import MarkStored
 from wire import carriage, codec
@@ -990,3 +991,28 @@ def test_a_running_agent_checks_a_reply_itself(running):
         answered, body = ask(config, "GET", target)
         assert (answered, text in body["detail"]) == (status, True)
     assert ask(config, "GET", "/status")[1]["unsent"] == 3
+
+
+def test_what_lies_in_the_spool_is_told_by_each_command_that_would_hide_it(tmp_path, monkeypatch):
+    """With the agent down they have no number: status, pending and export say that they are there."""
+    folders = {"STATE_DIR": tmp_path / "state", "RUN_DIR": tmp_path / "run", "SPOOL_DIR": tmp_path / "spool"}
+    for name, path in folders.items():
+        path.mkdir()
+        monkeypatch.setenv(f"TILLSTREAM_{name}", str(path))
+    monkeypatch.setenv("TILLSTREAM_TILL_ID", TILL)
+    monkeypatch.setenv("TILLSTREAM_TOKEN", "token")
+    an_outbox(tmp_path / "state" / "outbox.db").close()
+    (tmp_path / "spool" / "d1.json").write_bytes(a_sale("d1"))
+
+    def run(*arguments):
+        return CliRunner().invoke(edge, list(arguments))
+
+    status = run("status", "--exit-code", "--json")
+    assert (status.exit_code, json.loads(status.stdout)["spooled"]) == (3, 1)
+    assert "1 more lie in the spool" in run("pending").stderr
+    export = run("export", "--to", str(tmp_path / "file"))
+    assert (export.exit_code, "not in the file: 1 documents" in export.stderr) == (3, True)
+
+    (tmp_path / "spool" / "d1.json").unlink()
+    assert run("status", "--exit-code").exit_code == 0
+    assert run("export", "--to", str(tmp_path / "file2")).exit_code == 0

@@ -42,6 +42,11 @@ def waiting(folder: Path, most: int, limit_bytes: int, passed_by: Collection[str
     return [Spooled(path) for path, size in found if size <= limit_bytes and path.name not in passed_by][:most]
 
 
+def count(folder: Path) -> int:
+    """Return how many documents wait in the folder, for people to know of; 0 if there is no such folder."""
+    return len(oldest_first(folder)) if folder.is_dir() else 0
+
+
 def put(folder: Path, name: str, given: bytes) -> None:
     """Leave a document for the agent; when this returns it is safe."""
     write_whole(folder / f"{name}.json", given)
