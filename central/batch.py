@@ -57,11 +57,12 @@ class Outcome:
 
     ``advanced``: committed, or empty and agreed. ``repeated``: what was asked for once more is stored where it was
     missing; the watermark stays. ``not_next``: it does not begin at the watermark. ``bad_digest``: its documents are
-    not what its digest says. ``unknown_stream``: no such stream is known. Only the first two store anything.
+    not what its digest says. ``bad_repeat``: the same of what was asked for once more, or it goes beyond the watermark.
+    ``unknown_stream``: no such stream is known. Only the first two store anything.
     """
 
     till: str
-    kind: Literal["advanced", "repeated", "not_next", "bad_digest", "unknown_stream"]
+    kind: Literal["advanced", "repeated", "not_next", "bad_digest", "bad_repeat", "unknown_stream"]
     mark: Mark
     after: int
     task: str
@@ -135,7 +136,7 @@ class Batch:
         """Take documents that were asked for once more: only below the watermark, which they do not move."""
         header, bodies = parcel.upload.header, parcel.upload.bodies
         if header.through > mark.through or chain.follow_all(before, bodies) != header.digest:
-            return Outcome(parcel.till, "bad_digest", mark, header.after, header.task)
+            return Outcome(parcel.till, "bad_repeat", mark, header.after, header.task)
         quarantined = self._judge_all(parcel, judge)
         return Outcome(parcel.till, "repeated", mark, header.after, header.task, len(bodies), quarantined)
 

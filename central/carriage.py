@@ -77,7 +77,7 @@ def take_in(
             told = f"documents {header.after + 1}..{header.through} of stream {header.stream}"
             audit.record("import", f"till {header.till}", f"{told}: {note}" if note else told, at_ms)
         _take_all(taking, header, sealed.frames)
-        _note_verified(taking, bell)
+        _note_verified(taking, bell, header.made_at_ms)
         counts = taking.counts
         return Imported(
             header=header,
@@ -231,15 +231,22 @@ def _note_counts(taking: _Taking, before: tuple[int, int], after: tuple[int, int
 # -- Afterwards --------------------------------------------------------------------------------------------------------
 
 
-def _note_verified(taking: _Taking, bell: ReceiptClosed) -> None:
-    """Note the proof as a doorbell brings it: the till's head is the watermark, and no head of the till is open."""
-    if (bell.newest, bell.digest) != (taking.mark.through, taking.mark.digest):
-        return
-    if any(till == taking.till for till, _ in taking.store.heard_heads()):
-        return
-    row = Watermark.get((Watermark.till_id == taking.till) & (Watermark.stream == taking.stream))
-    if row.verified_at_ms is None or row.verified_at_ms < (row.moved_at_ms or 0):
-        taking.store.note(taking.at_ms, verified=[(taking.till, taking.stream)])
+def _note_verified(taking: _Taking, bell: ReceiptClosed, made_at_ms: int) -> None:
+    """Note the proof as a doorbell brings it: the till's head is the watermark, and no head of the till is open.
+
+    It is as old as the file: what the till closed while that was on its way, nobody knows.
+    """
+    with taking.store.database.atomic("IMMEDIATE"):
+        row = Watermark.get((Watermark.till_id == taking.till) & (Watermark.stream == taking.stream))
+        if (bell.newest, bell.digest) != (row.through, bytes(row.digest)):
+            return
+        if any(till == taking.till for till, _ in taking.store.heard_heads()):
+            return
+        moved_at_ms, before_ms = row.moved_at_ms or 0, row.verified_at_ms or 0
+        shown_at_ms = max(before_ms, min(made_at_ms, taking.at_ms))
+        if shown_at_ms > before_ms or moved_at_ms > before_ms:
+            values = {"verified_at_ms": shown_at_ms, "moved_at_ms": min(moved_at_ms, shown_at_ms) or None}
+            Watermark.update(values).where(Watermark.id == row.id).execute()
 
 
 def _reply(taking: _Taking, header: CarriageHeader) -> SalesStored:

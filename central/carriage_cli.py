@@ -12,7 +12,7 @@ import peewee as pw
 
 from wire.carriage import CarriageError, written_whole
 from wire.program import ConfigError
-from wire.tokens import FLEET_KEY_FILE, read_fleet_key, token_of
+from wire.tokens import read_fleet_key, token_of
 
 from . import carriage
 from .carriage import Imported
@@ -28,10 +28,7 @@ _BUSY = (pw.OperationalError, sqlite3.OperationalError)
 
 @click.command("import")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--fleet-key-file", type=click.Path(path_type=Path), default=FLEET_KEY_FILE, show_default=True,
-    help="The key that tills' tokens are made from.",
-)  # fmt: skip
+@click.option("--fleet-key-file", type=click.Path(path_type=Path), help="Instead of the configured fleet_key_file.")
 @click.option("--reply", type=click.Path(path_type=Path, dir_okay=False), help="The answer; FILE.reply if left out.")
 @note_option
 @click.option("--json", "as_json", is_flag=True)
@@ -39,7 +36,7 @@ _BUSY = (pw.OperationalError, sqlite3.OperationalError)
 def import_(
     context: click.Context,
     path: Path,
-    fleet_key_file: Path,
+    fleet_key_file: Path | None,
     reply: Path | None,
     note: str,
     as_json: bool,
@@ -57,7 +54,8 @@ def import_(
     """
     answer = reply or path.with_name(path.name + ".reply")
     try:
-        done = _import(configured(context), path, fleet_key_file, answer, note)
+        config = configured(context)
+        done = _import(config, path, fleet_key_file or Path(config.fleet_key_file), answer, note)
     except (CarriageError, ConfigError, NewerSchemaError, OSError) as problem:
         raise fail(f"{path}: {problem}") from problem
     except _BUSY as problem:

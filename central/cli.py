@@ -135,6 +135,17 @@ def quarantine(context: click.Context, till: str | None, settled: bool, most: in
     table(rows, ("id", "till_id", "sequence", "document_id", "code", "reason"), as_json)
 
 
+@quarantine.command("show")
+@click.argument("number", type=int)
+@click.pass_context
+def show_quarantined(context: click.Context, number: int) -> None:
+    """Print the exact bytes of document NUMBER in quarantine."""
+    body = read(context, lambda: reports.quarantined_bytes(number))
+    if body is None:
+        raise fail(f"no number {number} is in quarantine; see: tillstream central quarantine --settled")
+    sys.stdout.buffer.write(body + b"\n")
+
+
 @central.command()
 @click.option("--till", "till_id")
 @click.option("--store", "store_id")
@@ -151,7 +162,10 @@ def documents(context: click.Context, /, as_bytes: bool, most: int, as_json: boo
         if not wanted["document_id"]:
             raise click.UsageError("--bytes needs --id")
         document_id = wanted["document_id"]
-        for body in read(context, lambda: reports.document_bytes(document_id)):
+        bodies = read(context, lambda: reports.document_bytes(document_id))
+        if not bodies:
+            raise fail(f"no document {document_id} is stored; in quarantine? see: tillstream central quarantine")
+        for body in bodies:
             sys.stdout.buffer.write(body + b"\n")
         return
     rows = read(context, lambda: reports.documents(most, **wanted))

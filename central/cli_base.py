@@ -8,16 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+import peewee as pw
 
 from wire.program import EXIT_FAILED, ConfigError, read_config
 
 from . import audit, reports
 from .config import CentralConfig
+from .store_clock import ClockError, a_day
 
 Found = TypeVar("Found")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable; an empty list is [].")
 most_option = click.option("--most", default=50, show_default=True, type=click.IntRange(1, 100_000))
+
+
+NUMBER_MAX = 2**53 - 1
+"""The greatest number that a document or a row may have."""
 
 
 def _note(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -28,6 +34,14 @@ def _note(_context: click.Context, _option: click.Parameter, value: str) -> str:
 
 
 note_option = click.option("--note", default="", callback=_note, help="Why; it is kept in the audit.")
+
+
+def checked_day(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Return a business day as documents have it: the callback of options and arguments that name one."""
+    try:
+        return value and a_day(value)
+    except ClockError as problem:
+        raise click.BadParameter(str(problem)) from problem
 
 
 def fail(text: str, code: int = EXIT_FAILED) -> click.exceptions.Exit:
@@ -61,6 +75,10 @@ def _within(bound: Callable[[str], Any], config: CentralConfig, act: Callable[[]
             return act()
     except reports.NoDatabaseError as problem:
         raise fail(str(problem)) from problem
+    except pw.OperationalError as problem:
+        raise fail(f"the database refused ({problem}); nothing was changed, try again") from problem
+    except UnicodeEncodeError as problem:
+        raise fail(f"what was typed is no UTF-8 text: {problem.object!r}") from problem
 
 
 def table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
@@ -81,11 +99,12 @@ def show(name: str, value: Any) -> str:
     """Show a value to a person: unknown is never shown as zero."""
     if value is None:
         return "unknown" if name in ("behind", "through", "online", "stream") else "-"
-    if name.endswith("_at_ms"):
+    if name.endswith(("at_ms", "since_ms")):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1000))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    text = str(value)
+    return text if text.isprintable() else repr(text)  # Names come from tills: they must not command a terminal.
 
 
 def plain(value: Any) -> Any:

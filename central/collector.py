@@ -17,7 +17,7 @@ from .batch import Heard, Mark, NewStream, OpenTask, Outcome
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .debounce import Debounce
 from .till_state import Task, TillState, as_written, even_bell
-from .turns import BACKLOG, LIVE, URGENT, Alarms, Turns
+from .turns import BACKLOG, LIVE, REPEAT, URGENT, Alarms, Turns
 
 
 @dataclass(slots=True)
@@ -78,6 +78,8 @@ class Collector:
 
         The same task may come again until it is noted as taken up.
         """
+        if given.task_id in self._changed_tasks:
+            return
         state = self._state(given.till, now)
         task = Task(
             given.task_id, given.till, given.reason, now, attempts=given.attempts, is_written=True, span=given.span
@@ -85,9 +87,8 @@ class Collector:
         if given.span:
             self._plan_repeat(state, task)
         elif state.task and state.task.is_open and not state.is_repeating:
-            if state.task.task_id != given.task_id:  # What is under way will bring what this one asks for.
-                task.state = "done"
-                self._changed_tasks[given.task_id] = task
+            task.state = "done"  # What is under way will bring what this one asks for.
+            self._changed_tasks[given.task_id] = task
         else:
             self._set_aside(state)
             state.task = task
@@ -98,17 +99,20 @@ class Collector:
     def on_receipt_closed(self, till: str, bell: ReceiptClosed, now: float, *, is_live: bool) -> list[Command]:
         """Note a doorbell and debounce it; an even one that knows less than we do is told.
 
-        ``is_live`` says that the till rang just now: a retained doorbell proves nothing about its link.
+        ``is_live`` says that the till rang just now: a retained doorbell tells nothing of its link, nor of what it
+        has closed since.
         """
         self.counters.doorbells += 1
         state = self._state(till, now)
-        state.bell = bell
+        state.bell, state.is_bell_live = bell, is_live
         if is_live:
             self._is_back(state)
         if (task := state.task) and task.state == "requested" and task.asked_stream != bell.stream:
             self.turns.leave(till)  # Asked about another stream, or about none, a till answers with its doorbell.
             task.state = "waiting"
-        if state.mark is None or state.mark.stream != bell.stream:
+            self._set_aside(state)
+        # A till that was told of more than we remember heard it of the row: another process has moved that.
+        if state.mark is None or state.mark.stream != bell.stream or state.mark.through < bell.stored:
             state.mark = None
             return [OpenStream(NewStream(till, bell.stream, bell.previous))]
         return self._weigh(till, state, now)
@@ -183,7 +187,8 @@ class Collector:
         elif state.mark is None or state.mark.stream == outcome.mark.stream:
             state.mark = outcome.mark
         if outcome.kind == "repeated":
-            return self._on_repeated(outcome, state, answered, now)
+            self._on_repeated(outcome, state)
+            return []
         if outcome.kind == "advanced" and state.mark == outcome.mark:
             return self._on_advanced(outcome, state, task, answered, now)
         return self._on_refused(outcome, state, task, answered, now)
@@ -240,8 +245,6 @@ class Collector:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
         if bell.newest > mark.through:
             self._hear(till, state, bell, now)
-        if state.is_repeating and state.task and state.task.state == "requested":
-            return []  # Weighed again when that is answered.
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent
@@ -255,7 +258,7 @@ class Collector:
     def _on_even(self, till: str, state: TillState, now: float, *, is_told: bool) -> list[Command]:
         self._drop_heads(till, state)
         self._verify(till, state, now)
-        if state.task and state.task.state == "requested":
+        if state.task and state.task.state == "requested" and not state.is_repeating:
             return []  # Its answer is on the way, and is acknowledged then.
         self._finish(till, state, "done")
         return [] if is_told else [self._confirmation(till, state, ())]
@@ -265,6 +268,7 @@ class Collector:
     ) -> list[Command]:
         till = outcome.till
         state.bad_digests = 0
+        state.is_bell_live = True  # The till itself has spoken: what it rang for, it still holds.
         if answered and not outcome.documents and (not state.bell or state.bell.newest <= answered.asked_newest):
             state.bell = even_bell(outcome.mark, state.bell)
         self._drop_heads(till, state)
@@ -290,12 +294,11 @@ class Collector:
     def _on_refused(
         self, outcome: Outcome, state: TillState, task: Task | None, answered: Task | None, now: float
     ) -> list[Command]:
-        if outcome.kind == "bad_digest" and not (answered and answered.span):
-            state.bad_digests += 1
+        state.bad_digests += outcome.kind == "bad_digest"
         if answered is None:
             is_asked = task is not None and task.state == "requested"
             return [] if is_asked or outcome.kind != "not_next" else self._tell(outcome.till, state)
-        if outcome.kind == "bad_digest" or answered.attempts >= self.limits.attempts_max:
+        if outcome.kind in ("bad_digest", "bad_repeat") or answered.attempts >= self.limits.attempts_max:
             self._rest(answered, now)
         else:
             self._enqueue(answered)  # Our memory was behind the row; now it is not.
@@ -320,12 +323,10 @@ class Collector:
     # -- What is sent once more -------------------------------------------------------------------------------------
 
     def _plan_repeat(self, state: TillState, task: Task) -> None:
-        known = task.task_id in {one.task_id for one in state.repeats}
-        if known or len(state.repeats) >= self.limits.repeats_max:
-            return
-        state.repeats.append(task)
-        self._changed_tasks[task.task_id] = task
-        self._go_on_repeating(state)
+        if len(state.repeats) < self.limits.repeats_max:
+            state.repeats.append(task)
+            self._changed_tasks[task.task_id] = task
+            self._go_on_repeating(state)
 
     def _go_on_repeating(self, state: TillState) -> None:
         """Take up the next range that is to be repeated, unless something new is under way: that goes first."""
@@ -334,35 +335,33 @@ class Collector:
             self._enqueue(state.task)
 
     def _set_aside(self, state: TillState) -> None:
-        """Let a repetition that is not under way wait for what is new."""
+        """Let a repetition wait for what is new, asked for or not: its answer counts whenever it comes."""
         if state.is_repeating and state.task:
             self.turns.leave(state.task.till)
             state.task.state, state.task = "waiting", None
 
-    def _on_repeated(self, outcome: Outcome, state: TillState, task: Task | None, now: float) -> list[Command]:
-        if task is None or task.span is None:
-            return []  # An answer that comes late; what it held is stored all the same.
+    def _on_repeated(self, outcome: Outcome, state: TillState) -> None:
+        """Go on behind what was repeated. An answer that brings its range no further is a late one, or a wrong one."""
+        task = next((one for one in state.repeats if one.task_id == outcome.task), None)
+        came = outcome.after + outcome.documents
+        if not (task and task.span and task.span.stream == outcome.mark.stream and came > task.span.after):
+            return
         if outcome.after > task.span.after:
             task.note = f"the till retains nothing up to {outcome.after}"
-        task.attempts, came = 0, outcome.after + outcome.documents
-        task.span = replace(task.span, after=min(came, task.span.through))
+        task.attempts, task.span = 0, replace(task.span, after=min(came, task.span.through))
         self._changed_tasks[task.task_id] = task
-        self.turns.leave(outcome.till)
-        task.state = "waiting"
+        if state.task is task:
+            self._set_aside(state)
         if came >= task.span.through or not outcome.documents:
             self._end_repeat(state, task, "failed" if task.note and not outcome.documents else "done")
-        state.task = None
-        commands = self._weigh(outcome.till, state, now)
         self._go_on_repeating(state)
-        return commands
 
     def _end_repeat(self, state: TillState, task: Task, how: Literal["done", "failed", "expired"]) -> None:
-        self.turns.leave(task.till)
+        if state.task is task:
+            self._set_aside(state)
         task.state = how
         state.repeats.remove(task)
         self._changed_tasks[task.task_id] = task
-        if state.task is task:
-            state.task = None
 
     # -- Tasks and turns -------------------------------------------------------------------------------------------
 
@@ -377,8 +376,8 @@ class Collector:
         task.state = "queued"
         self._change(task)
         fits = self.tills[task.till].backlog <= self.limits.limit_documents
-        rank = BACKLOG if task.span or not fits else LIVE
-        self.turns.queue(task.till, URGENT if task.is_urgent else rank)
+        rank = URGENT if task.is_urgent else LIVE if fits else BACKLOG
+        self.turns.queue(task.till, REPEAT if task.span else rank)
 
     def _change(self, task: Task) -> None:
         """Have a change of state written, if the task stands in the database: people look at it there."""
@@ -399,9 +398,10 @@ class Collector:
             task.state = "resting"  # Without an end: it rings when it is back.
             self._change(task)
             return []
-        if task.span and not (state.mark and state.mark.stream == task.span.stream):
-            return self._give_up_repeat(state, task)
         mark, bell = state.mark, state.bell
+        if task.span and not (mark and mark.stream == task.span.stream and task.attempts < self.limits.attempts_max):
+            self._give_up_repeat(state, task)
+            return []
         task.state, task.attempts = "requested", task.attempts + 1
         self._change(task)
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
@@ -425,15 +425,14 @@ class Collector:
             reason="repeat" if span else self._reason(state, task),
         )
 
-    def _give_up_repeat(self, state: TillState, task: Task) -> list[Command]:
+    def _give_up_repeat(self, state: TillState, task: Task) -> None:
         """Numbers mean nothing in another stream; with no stream known yet, the doorbell that names it comes first."""
-        if state.mark:
-            task.note = f"the till went on in stream {state.mark.stream}"
-            self._end_repeat(state, task, "failed")
-            self._go_on_repeating(state)
-        else:
+        if state.mark is None:
             self._set_aside(state)
-        return []
+            return
+        if task.span and state.mark.stream != task.span.stream:
+            task.note = f"the till went on in stream {state.mark.stream}"
+        self._end(state, task, "failed")
 
     def _reason(self, state: TillState, task: Task) -> Reason:
         if state.bad_digests >= self.limits.bad_digests_max:
@@ -485,7 +484,8 @@ class Collector:
         task = state.task
         if task and task.state == "resting" and now - task.created_at >= self.limits.task_expires_s:
             self._end(state, task, "expired")
-        if not (task and task.is_open) and state.is_online is not False:
+        if (not (task and task.is_open) or task.span) and state.is_online is not False:
+            self._set_aside(state)
             self._enqueue(self._make_task(till, "sweep", now))
 
     # -- Heads and what is proven ----------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ class Collector:
                 self._drop_head(till, state, key)
 
     def _verify(self, till: str, state: TillState, now: float) -> None:
-        if state.is_verified and state.mark:
+        if state.is_bell_live and state.is_verified and state.mark:
             state.checked_at = now
             self._changed_verified[till] = state.mark.stream
 
@@ -547,4 +547,4 @@ class Collector:
             self.counters.documents += outcome.documents
         self.counters.quarantined += len(outcome.quarantined)
         self.counters.not_next += outcome.kind == "not_next"
-        self.counters.bad_digests += outcome.kind == "bad_digest"
+        self.counters.bad_digests += outcome.kind in ("bad_digest", "bad_repeat")

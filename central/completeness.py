@@ -122,14 +122,12 @@ class DayFacts:
 def lies_on(day: str, before: str | None, behind: str | None, opened_on: str, seen_on: str) -> bool:
     """Say whether an unseen document may be of this day, from the days of the stored ones beside it in its stream.
 
-    Where one of them is not there: nothing behind it was closed after it was ``seen_on``; at the beginning of a
-    stream it goes with what follows; and where there is neither, the stream began when it was ``opened_on``.
+    Where one of them is not there: the stream began when it was ``opened_on``, or with what follows if that is older;
+    and nothing behind it was closed after it was ``seen_on``.
     """
-    if before and behind:
-        return min(before, behind) <= day <= max(before, behind)
-    if behind:
-        return day == behind
-    return (before or opened_on) <= day <= max(before or opened_on, seen_on)
+    first = before or (min(opened_on, behind) if behind else opened_on)
+    last = behind or max(first, seen_on)
+    return min(first, last) <= day <= max(first, last)
 
 
 # -- What is found -----------------------------------------------------------------------------------------------------
@@ -230,7 +228,7 @@ def judge_till(day: DayFacts, facts: TillFacts) -> TillDay:
     state = _state(day, facts, proofs, shifts, missing)
     return TillDay(
         facts.till_id,
-        _expected(day, facts, state),
+        _expected(day, facts, state, missing),
         proofs,
         facts.documents,
         facts.totals_minor,
@@ -337,14 +335,13 @@ def _state(
     return "complete" if is_closed and is_proven else "open"
 
 
-def _expected(day: DayFacts, facts: TillFacts, state: State) -> State:
-    """Let a till that is not expected stand aside; one that is complete all the same stays so."""
-    if state == "complete":
-        return state
-    if facts.parked_at_ms is not None and (facts.last_received_ms or 0) <= facts.parked_at_ms:
+def _expected(day: DayFacts, facts: TillFacts, state: State, missing: Sequence[Missing]) -> State:
+    """Let a till that is not expected stand aside: parking excuses silence, and nothing that is known to be lost."""
+    if facts.first_seen_ms >= day.ends_at_ms and not facts.documents and not facts.missing:
         return "not expected"
-    is_later = facts.first_seen_ms >= day.ends_at_ms
-    return "not expected" if is_later and not facts.documents and not facts.missing else state
+    is_silent = state == "open" or (state == "partial" and all(one.kind == "rung_for" for one in missing))
+    is_parked = facts.parked_at_ms is not None and (facts.last_received_ms or 0) <= facts.parked_at_ms
+    return "not expected" if is_parked and is_silent else state
 
 
 # -- Words for people --------------------------------------------------------------------------------------------------

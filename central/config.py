@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
 from .commands import CollectorLimits
@@ -56,6 +57,8 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""
 
+    fleet_key_file: str = FLEET_KEY_FILE
+    """What tills' tokens are made from: it checks the seal of documents that were carried by file."""
     deny_file: str = ""
     """The embedded broker's deny list, if central can read it: a till on it is shown as revoked."""
     language: Language = "ru"

@@ -238,7 +238,7 @@ class _Known:
         """Return one till's facts; ``around`` has its documents of the day and of the shifts that reach beyond it."""
         marks = self._marks[till.till_id]
         through = {mark.stream: mark.through for mark in marks}
-        unseen = [*self._holes(till.till_id, own, through), *self._unseen[till.till_id]]
+        unseen = [*self._holes(till.till_id, own, marks), *self._unseen[till.till_id]]
         numbers = sorted(set(_shift_numbers(own)))
         return TillFacts(
             till.till_id,
@@ -265,17 +265,18 @@ class _Known:
         opened_on, seen_on = self._clock.day_at(opened_at_ms), self._clock.day_at(one.seen_at_ms)
         return lies_on(self.day, one.day_before, one.day_behind, opened_on, seen_on)
 
-    def _holes(self, till_id: str, own: list[Header], through: dict[str, int]) -> Iterator[_Unseen]:
+    def _holes(self, till_id: str, own: list[Header], marks: list[Watermark]) -> Iterator[_Unseen]:
         """Look at the numbers that the day's documents have in each stream, and at those right beside them.
 
-        Of a till without documents that day every number is looked at: a day may have gone as a whole.
+        Of a stream without documents that day every number is looked at, unless it ended before: a day may have gone
+        as a whole.
         """
         numbers: dict[str, list[int]] = defaultdict(list)
         for one in own:
             numbers[one.stream].append(one.sequence)
-        if not own:
-            for stream, end in through.items():
-                yield from _holes_between(till_id, stream, 0, end + 1)
+        for mark in marks:
+            if mark.stream not in numbers and self._clock.day_at(mark.moved_at_ms or mark.opened_at_ms) >= self.day:
+                yield from _holes_between(till_id, mark.stream, 0, mark.through + 1)
         for stream, there in numbers.items():
             low, high = _edges(till_id, stream, min(there), max(there))
             if high - low - 1 > len(there):

@@ -18,11 +18,11 @@ from wire.program import EXIT_FINDINGS
 from . import audit as audit_rows
 from . import days as business_days
 from . import decisions
-from .cli_base import as_json_option, fail, most_option, note_option, read, show, table, write
+from .cli_base import NUMBER_MAX, as_json_option, checked_day, fail, most_option, note_option, read, show, table, write
 from .completeness import STATES, Missing, Proof, Proofs, ShiftFound, StoreDay, TillDay
 from .models import Day
 from .service import wall_clock_ms
-from .store_clock import ClockError, a_day, day_after, days_between
+from .store_clock import ClockError, day_after, days_between
 
 DAYS_KNOWN, DAYS_MOST = 7, 92
 """Without --from and --to the newest seven days that have documents are shown; a range has a quarter at most."""
@@ -47,19 +47,12 @@ def _ask(context: click.Context, query: Callable[[], Found]) -> Found:
         raise fail(str(problem)) from problem
 
 
-def _day(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value and a_day(value)
-    except ClockError as problem:
-        raise click.BadParameter(str(problem)) from problem
-
-
 # -- Days --------------------------------------------------------------------------------------------------------------
 
 
 @click.command()
-@click.option("--from", "first", callback=_day, help="The first business day, such as 2026-03-01.")
-@click.option("--to", "last", callback=_day, help="The last business day.")
+@click.option("--from", "first", callback=checked_day, help="The first business day, such as 2026-03-01.")
+@click.option("--to", "last", callback=checked_day, help="The last business day.")
 @click.option("--store", "store_id", help="Only this store.")
 @click.option("--state", type=click.Choice(STATES), help="Only days in this state.")
 @click.option(
@@ -149,7 +142,7 @@ def _money(row: Row) -> str:
 
 
 @click.command()
-@click.argument("day", callback=_day)
+@click.argument("day", callback=checked_day)
 @click.argument("store")
 @click.option("--till", help="Only this till.")
 @as_json_option
@@ -266,7 +259,7 @@ def _decide_till(context: click.Context, decision: Callable[[str, str, int], boo
 
 
 @click.command("close")
-@click.argument("number", type=int)
+@click.argument("number", type=click.IntRange(1, NUMBER_MAX))
 @note_option
 @click.pass_context
 def close_gap(context: click.Context, number: int, note: str) -> None:
@@ -281,7 +274,7 @@ def close_gap(context: click.Context, number: int, note: str) -> None:
 
 
 @click.command()
-@click.argument("number", type=int)
+@click.argument("number", type=click.IntRange(1, NUMBER_MAX))
 @note_option
 @click.pass_context
 def settle(context: click.Context, number: int, note: str) -> None:

@@ -13,7 +13,7 @@ from wire.messages import TillPresence
 from wire.reasons import Reason
 from wire.tokens import read_deny_list
 
-from .models import Gap, HeardHead, Quarantine, Task, Till, Watermark
+from .models import Gap, HeardHead, Quarantine, Task, Till, Watermark, still_quarantined
 from .reasons import Facts, Limits, Wanted, reason_of
 
 Rows = dict[str, tuple[Any, ...]]
@@ -39,7 +39,7 @@ def gather(denied: Collection[str] = ()) -> dict[str, Facts]:
         Quarantine,
         pw.fn.COUNT(Quarantine.id),
         pw.fn.MIN(Quarantine.received_at_ms),
-        only=Quarantine.settled_at_ms.is_null(),
+        only=still_quarantined(),
     )
     gaps = _by_till(
         Gap, pw.fn.SUM(Gap.last - Gap.first + 1), pw.fn.MIN(Gap.found_at_ms), only=Gap.closed_at_ms.is_null()

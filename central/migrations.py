@@ -119,7 +119,7 @@ def migrate(database: pw.Database) -> int:
         "IMMEDIATE"
     ):  # SQLite's write lock is the lock: the second process waits, then finds all done.
         database.execute_sql("CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY)")
-        done: int = database.execute_sql("SELECT coalesce(max(number), 0) FROM migration").fetchone()[0]
+        done = applied(database)
         if done > len(MIGRATIONS):
             raise NewerSchemaError(
                 f"the database has migration {done}, this version knows {len(MIGRATIONS)}: upgrade it"
@@ -128,6 +128,12 @@ def migrate(database: pw.Database) -> int:
             step(database, _WORDS["sqlite"])
             database.execute_sql(f"INSERT INTO migration (number) VALUES ({number})")
     return len(MIGRATIONS) - done
+
+
+def applied(database: pw.Database) -> int:
+    """Return how many migrations a database has; peewee.OperationalError if it is none of ours."""
+    done: int = database.execute_sql("SELECT coalesce(max(number), 0) FROM migration").fetchone()[0]
+    return done
 
 
 def _execute_all(database: pw.Database, statements: str) -> None:

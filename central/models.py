@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peewee as pw
 
 
@@ -84,6 +86,17 @@ class Quarantine(pw.Model):
 
     class Meta:
         table_name = "quarantine"
+
+
+def still_quarantined() -> Any:
+    """Return the condition for what a person still has to look at.
+
+    Settled is what somebody settled, or what came again under its id and was accepted; a conflict settles by no means.
+    """
+    accepted = Document.select(pw.SQL("1")).where(
+        (Document.till_id == Quarantine.till_id) & (Document.document_id == Quarantine.document_id)
+    )
+    return Quarantine.settled_at_ms.is_null() & ((Quarantine.code == "conflict") | ~pw.fn.EXISTS(accepted))
 
 
 class HeardHead(pw.Model):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NOTHING = 0
-WHEN_IT_IS_BACK = float("inf")
 
 
 @dataclass(slots=True)
@@ -43,23 +42,24 @@ class Post:
 
     def on_link_up(self, now: float) -> None:
         """Begin anew: what was published over another connection may be lost."""
-        self._due = dict.fromkeys(self._due, now)
+        self._sent.clear()
+        for till in self._shown:
+            self._weigh(till, now)
 
     def due(self, now: float) -> list[str]:
         """Return whom to send to; each comes again after ``again_s`` while it is there and runs something else."""
         tills = [till for till, at in self._due.items() if at <= now][: self.most]
         for till in tills:
             self._sent[till] = self._wanted.get(till, NOTHING)
-            self._due[till] = now + self.again_s if self._shown[till].is_online else WHEN_IT_IS_BACK
+            if self._shown[till].is_online:
+                self._due[till] = now + self.again_s
+            else:  # Looked at again when it is back: thousands may be away, and this runs at every turn.
+                del self._due[till]
         return tills
 
     def _weigh(self, till: str, now: float) -> None:
         shown, wanted = self._shown[till], self._wanted.get(till, NOTHING)
         if wanted == shown.revision or (wanted != NOTHING and wanted == shown.refused):
             self._due.pop(till, None)
-        elif (
-            till not in self._due
-            or self._sent.get(till) != wanted
-            or (shown.is_online and self._due[till] == WHEN_IT_IS_BACK)
-        ):
+        elif self._sent.get(till) != wanted or (shown.is_online and till not in self._due):
             self._due[till] = now

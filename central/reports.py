@@ -11,13 +11,16 @@ import peewee as pw
 
 from wire.reasons import Reason
 
-from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark
+from .migrations import MIGRATIONS, applied
+from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark, still_quarantined
 
 Row = dict[str, Any]
+BUSY_MS = 10_000
+"""So long a person's change waits for its turn between a worker's commits."""
 
 
 class NoDatabaseError(Exception):
-    """There is no central database at the path."""
+    """There is no central database at the path, or none that this version can read; the text says what to do."""
 
 
 @contextmanager
@@ -38,9 +41,18 @@ def writing(path: str) -> Iterator[None]:
 def _bound(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
     if not Path(path).exists():
         raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
-    pragmas = {"busy_timeout": 10_000, "synchronous": "full"}
+    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full"}
     database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
-    with database.connection_context(), database.bind_ctx(MODELS):
+    try:
+        database.connect()
+        done = applied(database)
+    except pw.DatabaseError as problem:
+        database.close()
+        raise NoDatabaseError(f"{path} cannot be read as central's database: {problem}") from problem
+    with database, database.bind_ctx(MODELS):
+        if done != len(MIGRATIONS):
+            what_to_do = "restart `tillstream central run`" if done < len(MIGRATIONS) else "upgrade this program"
+            raise NoDatabaseError(f"{path} has migration {done}, this version reads {len(MIGRATIONS)}: {what_to_do}")
         yield database
 
 
@@ -56,10 +68,13 @@ def status() -> Row:
         "verified": sum(row["verified"] for row in rows),
         "behind": sum(row["behind"] > 0 for row in rows),
         "documents": Document.select().count(),
-        "quarantined": Quarantine.select().where(Quarantine.settled_at_ms.is_null()).count(),
+        "quarantined": Quarantine.select().where(still_quarantined()).count(),
         "open_tasks": Task.select().where(Task.finished_at_ms.is_null()).count(),
         "open_gaps": Gap.select().where(Gap.closed_at_ms.is_null()).count(),
-        "newest_received_at_ms": Document.select(pw.fn.MAX(Document.received_at_ms)).scalar(),
+        "newest_received_at_ms": Document.select(Document.received_at_ms)
+        .order_by(Document.id.desc())
+        .limit(1)
+        .scalar(),
     }
 
 
@@ -111,8 +126,14 @@ def quarantine(most: int, till: str | None = None, *, settled: bool = False) -> 
     """Return the newest documents in quarantine, without their bytes; with ``settled`` those, too."""
     columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
     query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
-    query = query if settled else query.where(Quarantine.settled_at_ms.is_null())
+    query = query if settled else query.where(still_quarantined())
     return _dicts(query.where(Quarantine.till_id == till) if till else query)
+
+
+def quarantined_bytes(number: int) -> bytes | None:
+    """Return the exact bytes of one document in quarantine, None if there is no such number."""
+    row = Quarantine.get_or_none(Quarantine.id == number)
+    return bytes(row.body) if row else None
 
 
 def documents(most: int, **wanted: str | None) -> list[Row]:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date
 
 import click
 
 from . import requests
-from .cli_base import as_json_option, fail, note_option, write
+from .cli_base import NUMBER_MAX, as_json_option, checked_day, fail, note_option, read, write
 from .requests import RequestError, Scope
 from .service import wall_clock_ms
 
 _RANGE = re.compile(r"([0-9]{1,15})(?:\.\.([0-9]{1,15}))?")
 
 
-def _day(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    try:
-        return date.fromisoformat(value).isoformat() if value else None
-    except ValueError as problem:
-        raise click.BadParameter(f"{value}: a business day looks like 2026-03-01") from problem
-
-
 @click.command()
 @click.argument("till", required=False)
 @click.option("--store", help="All tills of this store.")
-@click.option("--day", callback=_day, help="Once more: what belongs to this business day, such as 2026-03-01.")
-@click.option("--shift", type=click.IntRange(min=0), help="Once more: what belongs to this shift of TILL.")
+@click.option("--day", callback=checked_day, help="Once more: what belongs to this business day, such as 2026-03-01.")
+@click.option(
+    "--shift",
+    type=click.IntRange(0, NUMBER_MAX),
+    help="Once more: what belongs to this shift of TILL; without --day, the newest.",
+)
 @click.option("--range", "numbers", help="Once more: these numbers of TILL's present stream, such as 118 or 100..118.")
 @click.option("--everything", is_flag=True, help="Once more: all that TILL, the store or the whole fleet retains.")
 @note_option
@@ -59,9 +55,10 @@ def request(
     scope = Scope(till, store, day, shift, first, last, everything=everything)
     _check(scope)
     try:
-        tasks = write(context, lambda: requests.wish(scope, wall_clock_ms(), note))
+        wishes = read(context, lambda: requests.plan(scope))
     except RequestError as problem:
         raise fail(str(problem)) from problem
+    tasks = write(context, lambda: requests.leave(scope, wishes, wall_clock_ms(), note))
     if as_json:
         click.echo(json.dumps({"task_ids": tasks}))
     else:

@@ -21,6 +21,9 @@ from .models import Setting, Till, TillTag
 
 Scope = Literal["fleet", "tag", "till"]
 
+LOST_MOST = 1_000
+"""So many revisions beyond central's own a till is believed to run: a restored backup may have lost some."""
+
 
 class SettingsError(Exception):
     """The settings cannot be used; the text names the field and what would be right. Nothing was changed."""
@@ -31,6 +34,11 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
     automation: Automation | None = None
     limits: TillLimits | None = None
+
+
+class _Shown(msgspec.Struct):
+    settings_revision: int = 0
+    settings_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,23 @@ def put(scope: Scope, name: str, body: Body | None, at_ms: int, note: str) -> in
     there = Setting.get_or_none((Setting.scope == scope) & (Setting.name == name))
     if (there.body if there else "") == text:
         return int(there.revision) if there else 0
-    revision = 1 + (Setting.select(pw.fn.MAX(Setting.revision)).scalar() or 0)
+    revision = 1 + _newest_revision()
     values = {"body": text, "revision": revision, "changed_at_ms": at_ms, "note": note}
     row = {Setting.scope: scope, Setting.name: name, **{getattr(Setting, key): one for key, one in values.items()}}
     Setting.insert(row).on_conflict(conflict_target=[Setting.scope, Setting.name], update=values).execute()
     audit.record("settings" if body else "settings withdrawn", f"{scope} {name}".strip(), note, at_ms)
     return revision
+
+
+def _newest_revision() -> int:
+    """Return the newest revision that was ever sent: after a restore a number must not name other settings."""
+    own: int = Setting.select(pw.fn.MAX(Setting.revision)).scalar() or 0
+    known = (
+        max(shown.settings_revision, shown.settings_refused)
+        for (presence,) in cast("list[tuple[str]]", list(Till.select(Till.presence).tuples()))
+        for shown in [msgspec.json.decode(presence, type=_Shown)]
+    )
+    return max([own, *(revision for revision in known if revision <= own + LOST_MOST)])
 
 
 def get(scope: Scope, name: str) -> tuple[int, Body] | None:

@@ -51,6 +51,11 @@ _OPEN = (
     "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms) VALUES (?, ?, 0, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+_PRESENT = (
+    "UPDATE watermark SET id = (SELECT max(id) + 1 FROM watermark) WHERE till_id = ? AND stream = ?"
+    " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
+)
+"""A till's newest row is its present stream, whichever of its streams' doorbells came first."""
 _REGISTER = (
     "INSERT INTO till (till_id, store_id, is_approved, first_seen_ms, connection, presence)"
     " VALUES (?, '', ?, ?, -1, '{}') ON CONFLICT DO NOTHING"
@@ -188,10 +193,11 @@ class Store:
         conflicts = []
         for till, stream, sequence, _, body, document_id, *_ in batch.documents:
             there = self._connection.execute(_SAME_DOCUMENT, (till, document_id)).fetchone()
-            if there is None or there[:2] == (stream, sequence):
+            if there is None:
                 continue
             if there[2] == body:
-                batch.held.append((till, stream, sequence))
+                if there[:2] != (stream, sequence):
+                    batch.held.append((till, stream, sequence))
                 continue
             reason = f"document_id was used before, with other bytes, as number {there[1]} of stream {there[0]}"
             refused = Refused(document_id, "conflict", reason)
@@ -239,6 +245,8 @@ class Store:
                 if (one.till, one.stream) not in before:
                     self._connection.execute(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
                     batch.take_over(one, before, heard.get(one.till, ()))
+                else:
+                    self._connection.execute(_PRESENT, (one.till, one.stream, one.till))
             self._write(batch)
             after = self._marks({one.till for one in streams})
         return {key: (mark, key not in before) for key, mark in after.items()}

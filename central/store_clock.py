@@ -29,15 +29,16 @@ class StoreClock:
     cut_off: time
 
     def ends_at_ms(self, day: str) -> int:
-        """Return when this business day is over, in epoch milliseconds."""
+        """Return when this business day is over, in epoch milliseconds; of a cut-off that comes twice, the later."""
         next_date = min(date.fromisoformat(day), _LAST_DAY) + timedelta(days=1)
-        return round(datetime.combine(next_date, self.cut_off, self.zone).timestamp() * 1000)
+        ends = [datetime.combine(next_date, self.cut_off.replace(fold=fold), self.zone) for fold in (0, 1)]
+        return round(max(end.timestamp() for end in ends) * 1000)
 
     def day_at(self, at_ms: int) -> str:
         """Return the business day that was open at this time."""
-        local = datetime.fromtimestamp(at_ms / 1000, self.zone)
-        day = local.date() if local.time() >= self.cut_off else local.date() - timedelta(days=1)
-        return day.isoformat()
+        day = datetime.fromtimestamp(at_ms / 1000, self.zone).date().isoformat()
+        before = day_after(day, -1)
+        return before if at_ms < self.ends_at_ms(before) else day
 
 
 def store_clock(time_zone: str = DEFAULT_TIME_ZONE, day_cut_off: str = DEFAULT_CUT_OFF) -> StoreClock:

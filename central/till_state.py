@@ -47,6 +47,8 @@ class TillState:
 
     mark: Mark | None = None
     bell: ReceiptClosed | None = None
+    is_bell_live: bool = False
+    """Whether the till itself said what the bell says, in this connection; the broker may have kept it for days."""
     task: Task | None = None
     repeats: list[Task] = field(default_factory=list)
     """What a person asked for once more; taken up only while nothing new is owed."""

@@ -1,6 +1,7 @@
 """Whose turn it is: at most ``parallel`` tills at once, in classes, and rests outside the slot. Pure; seconds.
 
-Within a class the order is first come, first served. A class is served only while no better one waits.
+Within a class the order is first come, first served. A class is served only while no better one waits. What is asked
+for once more leaves half the slots free: tills that do not answer, or answer much, must not keep what is new waiting.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-URGENT, LIVE, BACKLOG = range(3)
+URGENT, LIVE, BACKLOG, REPEAT = range(4)
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Turns:
     """The queues, the slots and the rests. A till stands in at most one queue, slot or rest at a time."""
 
     parallel: int
-    _queues: tuple[deque[tuple[str, int]], ...] = field(default_factory=lambda: (deque(), deque(), deque()))
+    _queues: tuple[deque[tuple[str, int]], ...] = field(default_factory=lambda: (deque(), deque(), deque(), deque()))
     _tickets: dict[str, int] = field(default_factory=dict)
     _last_ticket: int = 0
     asked: Alarms = field(default_factory=Alarms)
@@ -75,7 +76,8 @@ class Turns:
         """Return whose turn it is, or None if nobody waits or no slot is free."""
         if len(self.asked) >= self.parallel:
             return None
-        for queue in self._queues:
+        is_half_taken = 2 * len(self.asked) >= self.parallel > 1
+        for queue in self._queues[:REPEAT] if is_half_taken else self._queues:
             while queue:
                 till, ticket = queue.popleft()
                 if self._tickets.get(till) == ticket:  # A place that was given up is skipped when it comes up.

@@ -562,3 +562,43 @@ def test_a_till_that_has_connected_anew_is_asked_again():
     assert asks(core.on_tick(1)) == []
     core.on_presence(TILL, said(TillPresence, online=True, connection=2, boot_id="b"), 2)
     assert len(asks(core.on_tick(2))) == 1
+
+
+# -- What a doorbell proves --------------------------------------------------------------------------------------------
+
+
+def verified(core, now):
+    return [till for note in notes(core.on_tick(now)) for till, _ in note.verified]
+
+
+def test_a_retained_doorbell_verifies_nothing():
+    """The broker kept it, perhaps for days: what the till has closed since, nobody knows. Its own word verifies."""
+    core = a_collector()
+    core.on_started([(TILL, mark(5), True, 1, True)], [], [], 0)
+    ring(core, 5, 1, is_live=False)
+    assert verified(core, 2) == []
+
+    ring(core, 5, 3)
+    assert verified(core, 4) == [TILL]
+
+
+def test_an_answer_verifies_what_a_retained_doorbell_said():
+    """Asked by the sweep, the till says that it has nothing more."""
+    core = a_collector(sweep_s=600)
+    core.on_started([(TILL, mark(5), True, 1, True)], [], [], 0)
+    ring(core, 5, 1, is_live=False)
+    (request,) = asks(core.on_tick(700))
+    core.on_outcome(outcome(through=5, after=5, task=request.task, documents=0), 701)
+
+    assert verified(core, 702) == [TILL]
+
+
+def test_a_till_that_was_told_of_more_makes_central_look_at_the_row():
+    """A file was imported beside the worker: what it remembers of the till is not what the database has."""
+    core = a_collector()
+    core.on_started([(TILL, mark(5), True, 1, True)], [], [], 0)
+
+    (opened,) = ring(core, 9, 1, stored=9)
+    assert isinstance(opened, OpenStream)
+    assert core.on_stream_opened(TILL, mark(9), 1, is_new=False) == []
+    assert asks(core.on_tick(10)) == []

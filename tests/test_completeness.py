@@ -146,13 +146,29 @@ def test_a_till_that_was_first_seen_after_the_day_is_not_expected():
 
 def test_a_parked_till_is_not_expected_until_documents_arrive_after_it_was_parked():
     """Then it is judged by its facts, as any other."""
-    broken = {"missing": (HOLE,), "parked_note": "in repair"}
+    silent = {**shift(closes=0), "parked_note": "in repair"}
 
     assert judged(facts=SILENT, parked_at_ms=1).state == "not expected"
-    assert judged(parked_at_ms=800_000, **broken).state == "not expected"
-    assert judged(parked_at_ms=799_999, **broken).state == "partial"
+    assert judged(parked_at_ms=800_000, **silent).state == "not expected"
+    assert judged(parked_at_ms=799_999, **silent).state == "open"
     assert judged(parked_at_ms=900_000).state == "complete"
-    assert "parked: in repair" in judged(parked_at_ms=900_000, **broken).notes
+    assert "parked: in repair" in judged(parked_at_ms=900_000, **silent).notes
+
+
+def test_parking_excuses_silence_and_hides_nothing_that_is_known_to_be_lost():
+    """What was rung for and never came is silence; a number that central lost, or sums that differ, are not."""
+    rung_for = Head("s", 9, 12, 1)
+
+    assert judged(parked_at_ms=900_000, heads=(rung_for,)).state == "not expected"
+    assert judged(parked_at_ms=900_000, missing=(HOLE,)).state == "partial"
+    assert judged(parked_at_ms=900_000, heads=(rung_for,), missing=(HOLE,)).state == "partial"
+    differs = shift(differences=(Difference("by_type", "sale", 1, 0, 1, 0),))
+    assert judged(parked_at_ms=900_000, **differs).state == "mismatch"
+
+
+def test_a_till_that_was_not_there_yet_is_not_expected_although_it_has_proved_itself_since():
+    """A day before its time is not complete with nothing."""
+    assert judged(facts=SILENT, first_seen_ms=END_MS, verified_at_ms=END_MS + 1).state == "not expected"
 
 
 def test_a_store_is_as_its_worst_till_that_is_expected():
@@ -219,14 +235,15 @@ def test_a_hole_belongs_to_the_shift_that_it_lies_in_or_beside():
     [
         ("02", "04", ["02", "03", "04"]),
         ("04", "02", ["02", "03", "04"]),
-        (None, "03", ["03"]),
+        (None, "03", ["02", "03"]),
+        (None, "01", ["01"]),
         ("03", None, ["03", "04", "05"]),
         (None, None, ["02", "03", "04", "05"]),
         ("06", None, ["06"]),
     ],
 )
 def test_an_unseen_document_may_be_of_any_day_between_its_neighbours(before, behind, days):
-    """With none behind it, up to when it was seen; with none at all, from when its stream was opened."""
+    """With none behind it, up to when it was seen; with none before it, from when its stream was opened."""
     assert days == [f"0{day}" for day in range(1, 8) if lies_on(f"0{day}", before, behind, "02", "05")]
 
 
@@ -259,6 +276,19 @@ def test_a_day_has_23_or_25_hours_when_the_clocks_are_set():
     hours = [(clock.ends_at_ms(day) - clock.ends_at_ms(before)) / 3_600_000 for before, day in days]
 
     assert hours == [23, 25]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Havana"])
+@pytest.mark.parametrize("cut_off", ["00:00", "02:30"])
+def test_every_moment_is_of_exactly_one_day_and_days_never_go_back(zone, cut_off):
+    """Also where the clocks are set at the very cut-off: a day that is over does not begin again."""
+    clock, before = store_clock(zone, cut_off), ""
+    for hour in range(24 * 366):
+        at_ms = 1_293_840_000_000 + hour * 3_600_000
+        day = clock.day_at(at_ms)
+        assert clock.ends_at_ms(day_after(day, -1)) <= at_ms < clock.ends_at_ms(day)
+        assert day >= before
+        before = day
 
 
 @pytest.mark.parametrize(

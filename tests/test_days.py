@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from itertools import islice
 from random import Random
 
 import pytest
-from factories import NOW_MS, a_document, a_parcel, a_receipt, a_store, a_stream, as_json, digest_of, the_catalogue
+from factories import (
+    NOW_MS,
+    a_document,
+    a_parcel,
+    a_receipt,
+    a_store,
+    a_stream,
+    an_outbox,
+    as_json,
+    digest_of,
+    the_catalogue,
+)
 
+from central import carriage as at_central
 from central import days, decisions
 from central.batch import Heard, NewStream
 from central.completeness import Missing
@@ -17,6 +30,7 @@ from central.day_notes import DayNotes
 from central.models import MODELS, Day
 from central.shift_sums import Difference
 from central.store_clock import day_after, store_clock
+from edge import carriage as at_till
 from fleet import baskets
 from fleet.shift import ShiftBook
 from wire.messages import History
@@ -118,6 +132,63 @@ def test_one_lost_document_makes_the_day_partial_with_exactly_its_number(store):
 
     store.database.execute_sql("INSERT INTO document SELECT * FROM aside")
     assert look().state == "complete"
+
+
+def test_a_day_that_was_lost_as_a_whole_is_not_complete_where_its_stream_begins(store):
+    """Nothing is left of it, and nothing stands before it: from when the stream was opened, any day may be meant."""
+    till = Till(store)
+    for number, day in enumerate((DAY, "2026-03-02"), 1):
+        till.shift(2, day, number)
+    till.verify(END_MS)
+    assert look().state == "complete"
+    store.database.execute_sql("DELETE FROM document WHERE business_day = ?", (DAY,))
+
+    assert (look().state, missing_of(look())) == ("partial", [("sequence", 1, 4)])
+
+
+def test_a_day_that_was_lost_in_one_stream_is_missing_although_another_has_documents_of_it(store):
+    """The till went on in a new stream that day; of the older one the whole day is gone."""
+    before = Till(store).shift(2, "2026-02-28", 1).shift(2, DAY, 2)
+    after = Till(store, stream=a_stream(2)).shift(2, DAY, 3).verify()
+    assert look().state == "complete"
+    store.database.execute_sql("DELETE FROM document WHERE stream = ? AND sequence > 4", (before.stream,))
+
+    assert len(after.sent) == 4
+    assert missing_of(look()) == [("sequence", 5, 8)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_day_with_a_lost_document_is_complete_and_every_day_without_one_is(store, seed):
+    """Whatever the tills sold, over three days: days are compared with what was really closed and really lost."""
+    rng = Random(seed)
+    every_day = ("2026-02-28", DAY, "2026-03-02")
+    for name in ("till-1", "till-2")[: rng.randint(1, 2)]:
+        till, number = Till(store, name, a_stream(int(name[-1]))), rng.choice((1, 10**9))
+        for day in every_day:
+            number += 1
+            crosses = rng.random() < 0.3 and day != every_day[-1]
+            till.open(day=day, number=number)
+            for place in range(rng.randint(0, 5)):
+                flags = {"flags": ["training"]} if rng.random() < 0.2 else {}
+                till.document(day=day_after(day, 1) if crosses and place > 2 else day, number=number, **flags)
+            till.close(day_after(day, 1) if crosses else day, number)
+        till.verify(NEXT_NOON_MS + 86_400_000)
+    now_ms = NEXT_NOON_MS + 2 * 86_400_000
+    store.database.execute_sql("UPDATE till SET first_seen_ms = first_seen_ms - 86400000")
+    store.database.execute_sql(
+        "UPDATE watermark SET opened_at_ms = opened_at_ms - 86400000, moved_at_ms = moved_at_ms + 86400000"
+    )
+    assert {look(day, now_ms=now_ms).state for day in every_day} == {"complete"}
+    documents = run(store, "SELECT id, till_id, business_day FROM document")
+    whole = rng.choice(documents)[1:]
+    lost = [one for one in documents if (one[1:] == whole if seed % 2 else rng.random() < 0.1)]
+    for number, _, _ in lost:
+        store.database.execute_sql("DELETE FROM document WHERE id = ?", (number,))
+
+    for day in {day for _, _, day in lost}:
+        assert look(day, now_ms=now_ms).state == "partial"
+    if not lost:
+        assert {look(day, now_ms=now_ms).state for day in every_day} == {"complete"}
 
 
 @pytest.mark.parametrize(
@@ -335,6 +406,39 @@ def test_a_shift_that_was_closed_twice_proves_nothing(store):
     (shift,) = look().tills[0].shifts
     assert (look().state, shift.proofs.reconciled, shift.differences) == ("open", None, ())
     assert "closed 2 times" in shift.note
+
+
+def carry(outbox, store, made_at_ms, at_ms):
+    """Export what the till has not been told is stored, and import it later."""
+    file = io.BytesIO()
+
+    def give(begin, through):
+        return at_till.export_chunk(outbox, "boot-1", begin, through)
+
+    at_till.export(file, give, "till-1", "token-" * 5, None, made_at_ms)
+    at_central.take_in(store, file, lambda _: "token-" * 5, (), at_ms)
+
+
+def test_a_file_proves_a_day_only_as_far_as_it_reaches(store):
+    """Carried away at noon and imported the next day: what was sold in between is not here, and nobody says it is.
+
+    The next file was made after the day's end, and proves that there is nothing more.
+    """
+    outbox = an_outbox()
+    book = ShiftBook()
+    for kind in ("shift_open", "shift_close"):
+        head = {"store_id": STORE, "business_day": "2026-02-28", "shift_number": 1}
+        made = a_document(kind, kind, **head, **({"shift": book.summary()} if kind == "shift_close" else {}))
+        book.add(made)
+        outbox.append(kind, as_json(made), NOON_MS)
+    store.database.execute_sql("INSERT INTO till SELECT 'till-1', ?, 1, 0, 1, -1, NULL, '{}', NULL, NULL, ''", (STORE,))
+    carry(outbox, store, NOON_MS, END_MS + 60_000)
+
+    assert look("2026-02-28").state == "complete"
+    assert look(DAY).state == "open"
+    carry(outbox, store, END_MS + 60_000, END_MS + 120_000)
+    assert look(DAY).state == "complete"
+    outbox.database.close()
 
 
 # -- Verified, silent and parked tills ---------------------------------------------------------------------------------

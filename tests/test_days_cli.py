@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import sqlite3
 
 import pytest
 from click.testing import CliRunner
@@ -240,10 +242,15 @@ def test_parking_twice_is_done_once_and_each_decision_has_one_audit_row(database
     assert audit(database) == [("park", "till till-2", "in repair"), ("unpark", "till till-2", "back")]
 
 
-def test_a_parked_till_lets_the_day_close(database):
-    """And is shown with the note."""
+def test_a_parked_till_lets_the_day_close_but_hides_nothing_that_is_lost(database):
+    """Till-2 fell silent before it closed its shift: parked, the day is complete. With a number lost it is not."""
     run(days_cli.park, "till-2", "--note", "in repair", database=database)
+    (row,) = rows(days_cli.days, "--store", STORE, database=database)
+    assert (row["state"], row["missing"]) == ("partial", 1)
 
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE watermark SET through = 2 WHERE till_id = 'till-2'")
+        connection.execute("DELETE FROM document WHERE till_id = 'till-2' AND sequence > 2")
     (row,) = rows(days_cli.days, "--store", STORE, database=database)
     assert (row["state"], row["tills"], row["tills_not_expected"]) == ("complete", 1, 1)
     told = run(days_cli.explain, DAY, STORE, database=database).output

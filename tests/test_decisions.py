@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from factories import NOW_MS, TILL, a_parcel, a_sale, a_store, a_stream
 
-from central import days, decisions, late
+from central import days, decisions, late, reports
 from central.batch import NewStream
 from central.cli import central
 from central.decisions import DecisionError
@@ -14,6 +14,7 @@ from central.models import MODELS, Audit
 from wire.reasons import Reason
 
 DAY = "2026-03-01"
+BAD = b'{"document_id":"bad"}'
 
 
 @pytest.fixture
@@ -21,9 +22,7 @@ def store(tmp_path):
     """Return a database with a gap and a document in quarantine, both of one day of store 042."""
     made = a_store(tmp_path / "central.db")
     made.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
-    made.ingest(
-        [a_parcel([a_sale("d1", store_id="042"), b'{"document_id":"bad"}', a_sale("d3", store_id="042")])], {}, NOW_MS
-    )
+    made.ingest([a_parcel([a_sale("d1", store_id="042"), BAD, a_sale("d3", store_id="042")])], {}, NOW_MS)
     made.database.execute_sql(
         "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, 2, 2, 'lost', ?, '')",
         (TILL, a_stream(), NOW_MS),
@@ -50,6 +49,33 @@ def test_a_gap_and_a_quarantined_document_are_missing_until_a_person_says_otherw
     assert not decisions.close_gap(1, "again", NOW_MS)
     assert not decisions.settle(1, "again", NOW_MS)
     assert [row.action for row in Audit.select()] == ["close gap", "settle quarantine"]
+
+
+def test_what_came_again_and_was_accepted_is_settled_everywhere(store, tmp_path):
+    """The POS mends a document under its id: lists, status, reasons and days agree that nothing is left to look at."""
+    settled = a_parcel(
+        [a_sale("bad", store_id="042")], before=[a_sale("d1", store_id="042"), BAD, a_sale("d3", store_id="042")]
+    )
+    decisions.close_gap(1, "booked by hand", NOW_MS)
+    assert (len(reports.quarantine(9)), reports.status()["quarantined"]) == (1, 1)
+    assert late.late(NOW_MS)[TILL].code == "quarantined"
+    store.ingest([settled], {}, NOW_MS)
+
+    assert (reports.quarantine(9), reports.status()["quarantined"], missing()) == ([], 0, [])
+    assert len(reports.quarantine(9, settled=True)) == 1
+    assert late.late(NOW_MS)[TILL].code != "quarantined"
+
+
+def test_the_bytes_of_a_quarantined_document_can_be_looked_at(store, tmp_path):
+    """They are what the POS handed over; a number that is not there is told."""
+
+    def run(*arguments):
+        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
+
+    assert run("quarantine", "show", "1").stdout_bytes == BAD + b"\n"
+    assert run("quarantine", "show", "9").exit_code == 1
+    nothing = run("documents", "--id", "bad", "--bytes")
+    assert (nothing.exit_code, "quarantine" in nothing.output) == (1, True)
 
 
 @pytest.mark.parametrize(("number", "note", "said"), [(1, " ", "note"), (9, "why", "no number 9")])

@@ -90,6 +90,20 @@ def test_after_a_reconnect_everything_open_is_sent_anew_and_a_turn_is_bounded():
     assert post.due(1.0) == ["a", "b"]
 
 
+def test_tills_that_are_away_cost_nothing_until_they_are_back():
+    """Thousands may be, and the post is looked at in every turn; after a reconnect each is sent to once more."""
+    post = Post(most=10_000)
+    for number in range(1000):
+        post.on_presence(f"till-{number}", 0, 0, 0.0, online=False)
+    post.on_wanted({f"till-{number}": 1 for number in range(1000)}, 0.0)
+    assert len(post.due(0.0)) == 1000
+    assert len(post._due) == 0
+
+    post.on_link_up(1.0)
+    assert len(post.due(1.0)) == 1000
+    assert post.due(1e6) == []
+
+
 SAID = st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3), st.booleans())
 
 

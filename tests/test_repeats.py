@@ -169,13 +169,13 @@ def test_a_repetition_that_is_not_what_its_digest_says_stores_nothing(store):
     """Bytes that were changed on the way are not taken."""
     store.database.execute_sql("DELETE FROM document WHERE sequence = 3")
 
-    assert repeated(store, 2, 4, digest=b"\7" * 16).kind == "bad_digest"
+    assert repeated(store, 2, 4, digest=b"\7" * 16).kind == "bad_repeat"
     assert rows(store, "SELECT count(*) FROM document") == [(9,)]
 
 
 def test_nothing_beyond_the_watermark_comes_in_by_repeating(store):
     """What is new comes in order, by its digest, or not at all."""
-    assert repeated(store, 9, 3).kind == "bad_digest"
+    assert repeated(store, 9, 3).kind == "bad_repeat"
     assert rows(store, "SELECT max(sequence) FROM document") == [(10,)]
 
 
@@ -330,3 +330,149 @@ def test_a_repetition_that_nobody_answers_is_given_up_after_so_many_attempts():
 
     assert states["a"] == "failed"
     assert states["b"] in ("requested", "resting", "failed")
+
+
+def test_a_doorbell_overtakes_a_repetition_that_is_under_way_and_its_answer_counts_all_the_same():
+    """Nothing new waits for what is repeated, answered or not; what is answered late is not asked for again."""
+    core = a_core(timeout_s=30)
+    wish(core)
+    core.on_tick(1)
+    core.on_receipt_closed(TILL, a_bell(1001, digest(1001), stored=1000), 2, is_live=True)
+
+    (live,) = asks(core.on_tick(3))
+    assert (live.after, live.reason) == (1000, "doorbell")
+    core.on_outcome(repeat_answer(100, 200), 3)
+    core.on_outcome(Outcome(TILL, "advanced", Mark(a_stream(), 1001, digest(1001)), 1000, live.task, 1), 4)
+    (request,) = asks(core.on_tick(5))
+    assert (request.after, request.reason) == (300, "repeat")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        repeat_answer(0, 1),
+        repeat_answer(0, 0),
+        repeat_answer(100, 0),
+        Outcome(TILL, "repeated", Mark(a_stream(2), 900, digest(9)), 100, "again", 400),
+    ],
+    ids=["before what was asked", "empty, before it", "empty", "another stream"],
+)
+def test_an_answer_that_brings_the_range_no_further_is_no_answer(answer):
+    """A till that answers beside the question is asked as often as one that does not answer, and then given up."""
+    core = a_core(attempts_max=3, timeout_s=10, retry_min_s=1, retry_max_s=1)
+    wish(core)
+    requests, states = 0, {}
+    for now in range(1, 100):
+        commands = core.on_tick(now)
+        for one in commands:
+            states |= {task.task_id: task.state for task in one.tasks} if isinstance(one, Note) else {}
+        for request in asks(commands):
+            requests += 1
+            assert (request.after, request.through) == (100, 500)
+            core.on_outcome(answer, now)
+
+    assert (requests, states["again"]) == (3, "failed")
+
+
+def test_an_answer_that_comes_twice_takes_nothing_back():
+    """The second copy of a part's answer moves nothing and asks for nothing."""
+    core = a_core()
+    wish(core)
+    core.on_tick(1)
+    core.on_outcome(repeat_answer(100, 200), 1)
+    core.on_tick(1)
+    core.on_outcome(repeat_answer(100, 200), 2)
+
+    assert asks(core.on_tick(2)) == []
+    core.on_outcome(repeat_answer(300, 200), 3)
+    core.on_outcome(repeat_answer(100, 200), 3)
+    assert core.tills[TILL].repeats == []
+
+
+def test_a_repetition_that_live_sales_always_overtake_is_given_up_like_one_that_nobody_answers():
+    """A till that does not know how to repeat is not asked for it after each of its receipts for ever."""
+    core = a_core(attempts_max=3)
+    wish(core)
+    repeats = 0
+    for number in range(1001, 1020):
+        now = number - 1000.0
+        repeats += sum(one.reason == "repeat" for one in asks(core.on_tick(now)))
+        core.on_receipt_closed(TILL, a_bell(number, digest(number), stored=number - 1, urgent=True), now, is_live=True)
+        (live,) = asks(core.on_tick(now))
+        mark = Mark(a_stream(), number, digest(number))
+        core.on_outcome(Outcome(TILL, "advanced", mark, number - 1, live.task, 1), now)
+
+    assert repeats == 3
+    assert core.tills[TILL].repeats == []
+
+
+def test_wrong_repetitions_never_make_a_till_start_a_new_stream():
+    """What is asked for once more proves nothing about the chain that is growing, however often it is wrong."""
+    core = a_core()
+    wish(core)
+    (request,) = asks(core.on_tick(1))
+    bad = Outcome(TILL, "bad_repeat", Mark(a_stream(), 1000, digest(1000)), 100, request.task)
+    for _ in range(5):
+        core.on_outcome(bad, 1)
+    core.on_receipt_closed(TILL, a_bell(1001, digest(1001), urgent=True), 2, is_live=True)
+
+    assert [one.reason for one in asks(core.on_tick(2))] == ["doorbell"]
+
+
+def test_a_repetition_ends_when_the_till_comes_back_with_an_empty_outbox():
+    """Its new stream is even, owes nothing, and has none of those numbers: failed at once, and swept as any other."""
+    core = a_core()
+    wish(core)
+    core.on_tick(1)
+    core.on_receipt_closed(TILL, a_bell(0, digest(0), a_stream(2)), 2, is_live=True)
+    core.on_stream_opened(TILL, Mark(a_stream(2), 0, digest(0)), 2, is_new=True)
+
+    assert asks(core.on_tick(3)) == []
+    assert core.tills[TILL].repeats == []
+
+
+def test_a_till_with_a_repetition_that_waits_is_swept_all_the_same():
+    """The doorbell that was lost may concern what is new; hours of repeating must not hide it."""
+    core = a_core(parallel=1, sweep_s=600)
+    core.turns.asked.set("another", 10**6)
+    wish(core)
+    core.on_tick(1)
+    assert core.tills[TILL].task.span
+    core.on_tick(700)
+    core.turns.leave("another")
+
+    assert [one.reason for one in asks(core.on_tick(701))] == ["sweep"]
+
+
+def test_a_wish_that_is_done_before_it_was_noted_is_not_taken_up_again():
+    """It is read from the table until the note is written, once a second."""
+    core = a_core()
+    core.on_tick(0)
+    wish(core)
+    core.on_tick(0.1)
+    core.on_outcome(repeat_answer(100, 400), 0.2)
+    wish(core)
+
+    assert asks(core.on_tick(0.3)) == []
+
+
+def test_a_repeated_document_with_other_bytes_under_its_own_number_is_a_conflict(store):
+    """A disk image was restored, perhaps: neither of the two is dropped."""
+    other = a_sale("d5", total_minor=7)
+    outcome = store.ingest([Parcel(TILL, an_upload_of([other], digest_of(some_sales(4)), 4))], {}, NOW_MS)[0]
+
+    assert [one.code for one in outcome.quarantined] == ["conflict"]
+    assert rows(store, "SELECT sequence, code, body FROM quarantine") == [(5, "conflict", other)]
+
+
+def test_repetitions_leave_half_the_slots_to_what_is_new():
+    """Tills that do not answer a repetition hold their slots until it runs out: live sales must not wait for that."""
+    core = a_collector(parallel=4)
+    for till in "abcdef":
+        core.on_receipt_closed(till, a_bell(1000, digest(1000), stored=1000), 0, is_live=True)
+        core.on_stream_opened(till, Mark(a_stream(), 1000, digest(1000)), 0, is_new=False)
+        core.on_task(OpenTask(f"wish-{till}", till, "operator", 0, Span(a_stream(), 0, 1000)), 0)
+    assert [one.reason for one in asks(core.on_tick(1))] == ["repeat", "repeat"]
+
+    core.on_receipt_closed("f", a_bell(1001, digest(1001), urgent=True), 2, is_live=True)
+    assert [one.reason for one in asks(core.on_tick(2))] == ["doorbell"]

@@ -35,6 +35,10 @@ def plan(**scope):
     return requests.plan(Scope(**scope))
 
 
+def wish(scope, at_ms, note):
+    return requests.leave(scope, requests.plan(scope), at_ms, note)
+
+
 def span(after, through):
     return [Wish(TILL, Span(a_stream(), after, through))]
 
@@ -107,16 +111,60 @@ def test_nothing_to_ask_is_told(store):
 
 def test_a_wish_is_made_once_while_one_that_covers_it_is_open(store):
     """The second returns the first one's task; a wider one is a new wish. Each request is audited."""
-    (first,) = requests.wish(Scope(till=TILL, first=3, last=5), NOW_MS, "day is partial")
-    assert requests.wish(Scope(till=TILL, first=4, last=4), NOW_MS, "") == [first]
-    assert requests.wish(Scope(till=TILL, everything=True), NOW_MS, "") != [first]
-    assert requests.wish(Scope(till=TILL), NOW_MS, "") == requests.wish(Scope(till=TILL), NOW_MS, "")
+    (first,) = wish(Scope(till=TILL, first=3, last=5), NOW_MS, "day is partial")
+    assert wish(Scope(till=TILL, first=4, last=4), NOW_MS, "") == [first]
+    assert wish(Scope(till=TILL, everything=True), NOW_MS, "") != [first]
+    assert wish(Scope(till=TILL), NOW_MS, "") == wish(Scope(till=TILL), NOW_MS, "")
 
     assert Task.select().count() == 3
     assert [row.object for row in Audit.select().order_by(Audit.id)][:2] == [
         "till till-1, numbers 3..5",
         "till till-1, numbers 4..4",
     ]
+
+
+def test_a_day_that_was_lost_as_a_whole_is_asked_for_by_its_neighbours(store):
+    """None of its documents is left to say where it was: it is what lies between the days before and behind it."""
+    store.database.execute_sql("DELETE FROM document WHERE business_day = ?", (DAY_1,))
+    assert plan(till=TILL, day=DAY_1) == span(0, 6)
+    assert plan(till=TILL, day="2026-03-03") == [Wish(TILL)]
+    assert plan(day=DAY_1) == [*span(0, 6), Wish("till-2")]
+
+
+def test_a_shift_number_that_comes_again_means_its_newest_shift(store):
+    """Fiscal storages are exchanged, and numbering begins anew; the day names an older one."""
+    bodies = [a_sale(f"n{number}", shift_number=1, business_day="2027-05-05") for number in range(3)]
+    before = [a_sale(f"d{number}", store_id="042", shift_number=1, business_day=DAY_1) for number in range(1, 7)]
+    before += [a_sale(f"d{number}", store_id="042", shift_number=2, business_day=DAY_2) for number in range(7, 10)]
+    store.ingest([a_parcel(bodies, before=before)], {}, NOW_MS)
+
+    assert plan(till=TILL, shift=1) == span(9, 12)
+    assert plan(till=TILL, shift=1, day=DAY_1) == span(0, 6)
+
+
+def test_asking_the_whole_fleet_takes_few_statements(store):
+    """Ten thousand tills: planned at once, and left in a transaction that is short; asked again, nothing is added."""
+    with store.database.atomic():
+        store.database.execute_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 309)"
+            " INSERT INTO till SELECT 'many-' || i, '', 1, 0, 1, -1, NULL, '{}', NULL, NULL, '' FROM n"
+        )
+        store.database.execute_sql("INSERT INTO watermark SELECT NULL, till_id, 's', 9, '', 0, 0, 0 FROM till")
+    statements = []
+    store.database.connection().set_trace_callback(statements.append)
+    for scope in (Scope(everything=True), Scope(day=DAY_1)):
+        wish(scope, NOW_MS, "")
+        assert wish(scope, NOW_MS, "") == wish(scope, NOW_MS, "")
+    store.database.connection().set_trace_callback(None)
+
+    assert Task.select().count() == 302
+    assert len([one for one in statements if "FROM document" not in one]) < 60
+
+
+def test_a_till_may_have_any_name(store):
+    """What is not given does not narrow; a till called None does."""
+    assert str(Scope(till="None", shift=0)) == "till None, shift 0"
+    assert str(Scope(store="042", day=DAY_1, everything=True)) == f"store 042, day {DAY_1}, everything"
 
 
 # -- The command -------------------------------------------------------------------------------------------------------

@@ -107,6 +107,16 @@ def test_settings_over_the_size_of_a_message_are_refused():
         settings.read(msgspec.json.encode({"automation": {"actions": actions}}))
 
 
+def test_after_a_restore_a_number_never_names_other_settings(store):
+    """A till runs revision 7, which the backup does not know: what is set next is a revision that no till has."""
+    for till, shown in (("a", {"settings_revision": 7}), ("b", {"settings_revision": 2**52, "settings_refused": 9})):
+        presence = said(TillPresence, online=True, connection=1, boot_id="b", **shown)
+        row = ("", True, 1, NOW_MS, msgspec.json.encode(presence).decode(), None, till)
+        store.note(NOW_MS, presences=[row])
+
+    assert put("fleet", "", OURS) == 8  # What no central can have sent is not believed.
+
+
 def test_a_tag_needs_a_till_that_is_known(store):
     """A misspelt till is told at once."""
     with pytest.raises(LookupError, match="nobody"):

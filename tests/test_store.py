@@ -494,3 +494,14 @@ def test_no_document_that_was_stored_breaks_a_view(store, depth):
     store.ingest([a_parcel([a_sale(), deep])], {}, NOW_MS)
 
     assert rows(store, "SELECT count(*) >= 1 FROM document_line") == [(1,)]
+
+
+def test_the_present_stream_is_the_one_that_rang_last_whichever_was_opened_first(store):
+    """The doorbell of an older stream came late; the till's next one puts it right, also for a worker's start."""
+    present, older = NewStream(TILL, a_stream(2), ()), NewStream(TILL, a_stream(1), ())
+    for stream in (present, older, present):
+        store.open_streams([stream], {}, NOW_MS)
+    store.open_streams([NewStream("till-2", a_stream(3), ())], {}, NOW_MS)
+
+    marks = {till: mark.stream for till, mark, *_ in store.tills()}
+    assert marks == {TILL: a_stream(2), "till-2": a_stream(3)}

@@ -33,5 +33,5 @@ def translate(text: str, language: Language) -> str:
 def tell(reason: Reason, language: Language) -> tuple[str, str]:
     """Return what a reason means and what to do next, for people."""
     kind = reason.kind
-    title = translate(kind.title, language).format(detail=reason.detail or "-")
+    title = translate(kind.title, language).format(detail=reason.detail or "-").removesuffix(": -")
     return title, translate(kind.next_step, language)

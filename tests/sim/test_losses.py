@@ -44,6 +44,45 @@ class LosingWorld(World):
         return self.central.keeper.execute(open_tasks).fetchone() == (0,)
 
 
+class RestlessWorld(LosingWorld):
+    """The same while both ends crash far more often, and tills go on in new streams with repetitions still open.
+
+    A repetition may fail then, with the reason: the person asks once more when all is quiet.
+    """
+
+    has_asked_again = False
+
+    def _plan(self, storm_s):
+        super()._plan(storm_s)
+        for till in self.tills:
+            for _ in range(2):
+                self.after(self.rng.uniform(0.5, 2.2) * storm_s, till.crash)
+                self.after(self.rng.uniform(0.5, 2.2) * storm_s, self._go_on_in_a_new_stream, till)
+        for _ in range(4):
+            self.after(self.rng.uniform(0.5, 2.2) * storm_s, self.central.crash)
+        self.after(10 * storm_s, self._ask_again)
+
+    def _ask_again(self):
+        self.has_asked_again = True
+        for till in self.tills:
+            self._wish(f"again-{till.till}", till.till)
+
+    def _is_answered(self):
+        return self.has_asked_again and super()._is_answered()
+
+    def _go_on_in_a_new_stream(self, till):
+        if till.is_running:
+            self.count("new stream")
+            till.guarded(till.agent._start_stream, "re-imaged", self.now)
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_what_central_lost_is_repeated_while_everything_restarts(block):
+    """Kills between the parts of a repetition and streams that end under it: it ends, and no hole is left."""
+    for seed in range(block * 10, block * 10 + 10):
+        RestlessWorld(seed).run()
+
+
 @pytest.mark.parametrize("block", range(4))
 def test_what_central_lost_is_repeated_under_every_fault(block):
     """Documents deleted from central's rows, at any time: a request for everything fills every hole."""
