@@ -99,9 +99,20 @@ def get(scope: Scope, name: str) -> tuple[int, Body] | None:
     return (int(there.revision), msgspec.json.decode(there.body, type=Body)) if there and there.body else None
 
 
+def is_known(till: str) -> bool:
+    """Say whether a till of this name has ever connected."""
+    return bool(Till.select().where(Till.till_id == till).exists())
+
+
+def tagged(name: str) -> int:
+    """Return how many tills have this tag."""
+    count: int = TillTag.select().where(TillTag.tag == name).count()
+    return count
+
+
 def tag(till: str, name: str, at_ms: int, note: str, *, remove: bool = False) -> bool:
     """Put a tag on a till, or take it off; tells whether that changed anything. Raises LookupError."""
-    if not Till.select().where(Till.till_id == till).exists():
+    if not is_known(till):
         raise LookupError(f"no till named {till} has ever connected")
     has = TillTag.select().where((TillTag.till_id == till) & (TillTag.tag == name)).exists()
     if has != remove:

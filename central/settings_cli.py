@@ -121,6 +121,23 @@ def _put(context: click.Context, where: Where, body: Body | None, note: str) -> 
     scope, name = where
     revision = write(context, lambda: settings.put(scope, name, body, wall_clock_ms(), note))
     click.echo(f"{' '.join(filter(None, where))}: revision {revision}; see: tillstream central settings list")
+    for warning in _warnings(context, where, body):
+        click.echo(f"note: {warning}", err=True)
+
+
+def _warnings(context: click.Context, where: Where, body: Body | None) -> list[str]:
+    """Say what a person may not have meant: settings that hide others, or that are for nobody yet."""
+    scope, name = where
+    warnings = []
+    if scope != "fleet" and body and body.automation is None:
+        warnings.append(
+            "no automation is set here, and the nearest settings count as a whole: the till's own counts then"
+        )
+    if scope == "till" and not read(context, lambda: settings.is_known(name)):
+        warnings.append(f"no till named {name} has connected yet")
+    if scope == "tag" and not read(context, lambda: settings.tagged(name)):
+        warnings.append(f"no till has the tag {name} yet: tillstream central tills tag TILL {name}")
+    return warnings
 
 
 @click.command("tag")

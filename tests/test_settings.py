@@ -6,10 +6,12 @@ from random import Random
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from factories import NOW_MS, RecordingLink, a_bell, a_store
 
 from central import settings
 from central.batch import NewStream
+from central.cli import central as central_command
 from central.config import CentralConfig
 from central.models import MODELS, Audit
 from central.settings import Body, SettingsError
@@ -121,6 +123,30 @@ def test_a_tag_needs_a_till_that_is_known(store):
     """A misspelt till is told at once."""
     with pytest.raises(LookupError, match="nobody"):
         settings.tag("nobody", "pilot", NOW_MS, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body", "said"),
+    [
+        (["--till", "a"], {"limits": {"ring_again_s": 30}}, ["count as a whole"]),
+        (["--till", "misspelt"], {"automation": {}, "limits": {"ring_again_s": 30}}, ["no till named misspelt"]),
+        (["--tag", "pilot"], {"automation": {}, "limits": {"ring_again_s": 30}}, ["no till has the tag pilot"]),
+        (["--fleet"], {"limits": {"ring_again_s": 30}}, []),
+    ],
+)
+def test_settings_that_hide_others_or_are_for_nobody_yet_are_pointed_out(tmp_path, arguments, body, said):
+    """They are set all the same: a till may be prepared before it connects."""
+    path = tmp_path / "central.db"
+    made = a_store(path)
+    made.open_streams([NewStream("a", f"{'a':0>22}", ())], {}, NOW_MS)
+    made.close()
+    (tmp_path / "body.json").write_bytes(msgspec.json.encode(body))
+    given = ["--database", str(path), "settings", "set", *arguments, str(tmp_path / "body.json")]
+    done = CliRunner().invoke(central_command, given)
+
+    assert done.exit_code == 0
+    assert [text in done.stderr for text in said] == [True] * len(said)
+    assert done.stderr.count("note:") == len(said)
 
 
 # -- On their way ------------------------------------------------------------------------------------------------------
