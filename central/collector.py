@@ -232,7 +232,10 @@ class Collector:
         state = self.tills.get(till)
         if state is None:
             # Spread out: tills that were first heard of together must not be swept together for ever.
-            state = self.tills[till] = TillState(checked_at=now - self.limits.sweep_s * self._rng.uniform(0, 0.5))
+            state = self.tills[till] = TillState(
+                checked_at=now - self.limits.sweep_s * self._rng.uniform(0, 0.5),
+                is_approved=not self.limits.approve_tills,
+            )
             self._sweep.set(till, state.checked_at + self.limits.sweep_s)
         return state
 

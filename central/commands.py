@@ -27,6 +27,8 @@ class CollectorLimits:
     limit_documents: int = 200
     limit_bytes: int = 512 * 1024
     bad_digests_max: int = 3
+    approve_tills: bool = False
+    """Whether a till that is heard of for the first time waits for a person."""
     heads_max: int = 16
     """Heads that are kept for one till: one for each stream and boot."""
     repeats_max: int = 16

@@ -261,7 +261,8 @@ class Subscriber:
     def _read_changes(self, now: float) -> None:
         """Take up what people changed: approvals at once, settings on their way to the tills."""
         change = self.store.last_change()
-        if change == self._change:
+        if change in (self._change, 0):  # 0: nobody has ever changed anything.
+            self._change = change
             return
         self._change = change
         self.collector.on_approvals(self.store.unapproved())

@@ -602,3 +602,13 @@ def test_a_till_that_was_told_of_more_makes_central_look_at_the_row():
     assert isinstance(opened, OpenStream)
     assert core.on_stream_opened(TILL, mark(9), 1, is_new=False) == []
     assert asks(core.on_tick(10)) == []
+
+
+def test_a_till_that_is_new_waits_for_its_approval_where_that_is_asked_for():
+    """It is not asked although it rings, until a person has approved it."""
+    core = known(a_collector(approve_tills=True))
+    ring(core, 5)
+    assert asks(core.on_tick(0.5)) == []
+
+    core.on_approvals(set())
+    assert len(asks(core.on_tick(1.0))) == 1

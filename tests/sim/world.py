@@ -225,7 +225,7 @@ class CentralNode(Node):
         filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=1))
         super().__init__(world, "central-1", filters)
         empty_database().backup(self.keeper)
-        self.config = CentralConfig()
+        self.config = CentralConfig(days_every_s=7 * 86_400)  # Days have tests of their own and cost a fifth of a run.
 
     def make(self):
         world = self.world
