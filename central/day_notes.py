@@ -14,7 +14,7 @@ import peewee as pw
 
 from . import days
 from .completeness import State
-from .models import MODELS, Day
+from .models import MODELS, Day, Till
 from .store_clock import ClockError, StoreClock, day_after, store_clock
 
 log = logging.getLogger("tillstream.central")
@@ -24,6 +24,9 @@ LOOK_DOCUMENTS = 10_000
 
 LOOK_AGAIN_DAYS = 35
 """A day that is not settled is looked at for so long; tills retain their documents no longer."""
+
+STORE_TILLS_MOST = 100
+"""A store of more tills is only worked out when somebody asks: a look at it would hold up the worker for long."""
 
 _SETTLED: tuple[State, ...] = ("complete", "not expected")
 _ARRIVED = (
@@ -105,7 +108,8 @@ class DayNotes:
         unsettled = Day.select().where(Day.state.not_in(_SETTLED) & (Day.business_day >= horizon))
         keys = sorted((row.business_day, row.store_id) for row in unsettled)
         turned = [key for key in keys if key > self._last] + [key for key in keys if key <= self._last]
-        over = dict.fromkeys(_over([*self._touched, *turned], now_ms))
+        large = _too_large()
+        over = dict.fromkeys(key for key in _over([*self._touched, *turned], now_ms) if key[1] not in large)
         due = list(over)[:limit]
         rotated = [key for key in due if key not in self._touched]
         self._last = rotated[-1] if rotated else self._last
@@ -116,6 +120,12 @@ class DayNotes:
         day, store_id = key
         before = Day.get((Day.store_id == store_id) & (Day.business_day == day))
         return Transition(store_id, day, before.state, days.store_day(store_id, day, now_ms).state)
+
+
+def _too_large() -> set[str]:
+    """Return the stores that have too many tills to be looked at by the way; tills that name no store are one store."""
+    stores = Till.select(Till.store_id).group_by(Till.store_id).having(pw.fn.COUNT(Till.till_id) > STORE_TILLS_MOST)
+    return {row.store_id for row in stores}
 
 
 def _over(keys: Iterable[tuple[str, str]], now_ms: int) -> Iterator[tuple[str, str]]:

@@ -685,3 +685,17 @@ def test_a_day_costs_a_few_statements_a_till_whatever_it_sold(store):
 
     assert (few, tills) == (many, 20)
     assert few <= 12 + 4 * tills
+
+
+def test_a_store_of_very_many_tills_is_not_looked_at_by_the_way(store, monkeypatch):
+    """A fleet that names no stores would be one day of ten thousand tills; asked for, it is worked out all the same."""
+    for number in (1, 2):
+        Till(store, f"till-{number}", a_stream(number)).shift(2).verify()
+    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
+    monkeypatch.setattr("central.day_notes.STORE_TILLS_MOST", 1)
+    notes = DayNotes(store.database)
+    assert notes.note_days(NEXT_NOON_MS, 9) == []
+    assert look().state == "complete"
+
+    monkeypatch.setattr("central.day_notes.STORE_TILLS_MOST", 2)
+    assert [one.event for one in notes.note_days(NEXT_NOON_MS, 9)] == ["day_complete"]
