@@ -1,4 +1,4 @@
-"""``tillstream edge intake``: an integrator tries a mapping, or a file of documents, before a till depends on it."""
+"""``tillstream edge intake``: an integrator tries a mapping or a file of documents, and settles what a reader found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from wire.program import EXIT_FINDINGS, ConfigError, read_config
 
-from .asking import fail
+from .asking import configured, fail
 from .config import EdgeConfig
 
 REASONS_SHOWN = 20
@@ -27,6 +27,7 @@ def intake() -> None:
       tillstream edge intake test /etc/tillstream/intake/pos.toml
       tillstream edge intake test receipt.json
       tillstream edge intake test sales.csv --mapping /etc/tillstream/intake/folder.toml
+      tillstream edge intake settle sqlite-pos
     """
 
 
@@ -73,6 +74,35 @@ def test(context: click.Context, path: Path, by: Path | None, most: int, as_json
     click.echo(json.dumps(told, ensure_ascii=False) if as_json else _tell(told))
     if trial.has_findings:
         raise click.exceptions.Exit(EXIT_FINDINGS)
+
+
+@intake.command()
+@click.argument("name")
+@click.pass_context
+def settle(context: click.Context, name: str) -> None:
+    """Say that `numbers_went_back` of the source NAME is harmless: the POS deleted its newest row, or wrote into it.
+
+    What stood below that row when it was found is held for read, and all that came over it since is read. If the POS's
+    database was restored or made anew this is wrong: give the mapping a new `name` instead, then all of it is read.
+    Followed at the source's next pass, or when the agent starts.
+
+    \b
+    Example: tillstream edge intake settle sqlite-pos
+    """
+    from .intake import position
+
+    folder = configured(context).positions_dir
+    try:
+        known = position.names(folder)
+        if name not in known:
+            there = f"there are: {', '.join(known[:REASONS_SHOWN])}" if known else "there is none"
+            raise fail(f"no database was read yet by a mapping of the name {name!r}; {there}")
+        if position.load_footing(folder, name).went_back is None:
+            raise fail(f"{name}: its numbers did not go back; there is nothing to settle")
+        position.ask_to_settle(folder, name)
+    except OSError as problem:
+        raise fail(f"{problem.filename}: {problem.strerror}; run it as root") from problem
+    click.echo(f"{name}: settled at the next pass of its reader; see `tillstream edge status`")
 
 
 def _configured(context: click.Context) -> EdgeConfig | None:

@@ -10,7 +10,7 @@ import pytest
 from factories import NOW_MS, a_sale, wait_until
 from intake_pos import ABOUT, Taker, a_day, a_pos, added_up, sqlite_example
 
-from edge.intake import readers
+from edge.intake import position, readers
 from edge.intake.mapping import MappingError
 from edge.intake.readers import Readers, mappings_in
 from edge.intake.taking import NotDurableError
@@ -57,8 +57,8 @@ def running(tmp_path, agent):
     """Return a function that runs the readers of some mappings; all are stopped in the end."""
     started = []
 
-    def run(*paths):
-        made = Readers(paths, tmp_path / "intake", ABOUT, agent.take, agent.on_taken, lambda: NOW_MS)
+    def run(*paths, clock_ms=NOW_MS):
+        made = Readers(paths, tmp_path / "intake", ABOUT, agent.take, agent.on_taken, lambda: clock_ms)
         started.append(made)
         made.start()
         return made
@@ -129,6 +129,27 @@ def test_one_that_cannot_read_stops_no_other_and_heals_by_itself(tmp_path, agent
     assert wait_until(lambda: made.troubles() == {})
     (one,) = [status for status in made.status() if status["name"] == "sqlite-pos"]
     assert (1, "", NOW_MS) == (one["taken"], one["last_error"], one["last_read_at_ms"])
+
+
+def test_numbers_that_went_back_are_a_trouble_until_they_are_settled(tmp_path, agent, pos, running):
+    """Since when is what the position remembers, not when the agent was started; the word needs no restart."""
+    for document in a_day(5):
+        pos.close(document)
+    made = running(slow(sqlite_example(tmp_path)))
+    assert wait_until(lambda: agent.count() == 5)
+    pos.execute("DELETE FROM receipt WHERE id = 5")
+    made.wake()
+    assert wait_until(lambda: made.troubles() == {"sqlite-pos": NOW_MS})
+    assert made.stop()
+
+    made = running(slow(sqlite_example(tmp_path)), clock_ms=NOW_MS + 60_000)
+    assert wait_until(lambda: made.status()[0]["last_read_at_ms"] == NOW_MS + 60_000)
+    assert made.troubles() == {"sqlite-pos": NOW_MS}
+    assert [one["trouble"] for one in made.status()] == ["numbers_went_back"]
+    position.ask_to_settle(tmp_path / "intake", "sqlite-pos")
+    made.wake()
+    assert wait_until(lambda: made.troubles() == {})
+    assert made.status()[0]["findings"] == {}
 
 
 def test_a_full_outbox_is_a_trouble_of_its_own_and_nothing_is_skipped(tmp_path, agent, pos, running):

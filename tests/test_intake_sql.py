@@ -6,16 +6,19 @@ import contextlib
 from typing import get_args
 
 import pytest
-from factories import CARD_NUMBER
+from click.testing import CliRunner
+from factories import CARD_NUMBER, NOW_MS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from intake_pos import Clock, Taker, a_day, a_pos, a_reader, added_up, as_meant, sqlite_example
+from intake_pos import ABOUT, Clock, Taker, a_day, a_pos, a_reader, added_up, as_meant, sqlite_example
 
 from central.judge import Refused, judge
 from edge.intake import database, position
 from edge.intake.mapping import read_mapping
 from edge.intake.settle import Position
+from edge.intake.sql import SqlReader
 from edge.intake.taking import NUMBERS_WENT_BACK, IntakeError, NotDurableError
+from edge.intake_cli import intake
 from fleet.baskets import encode
 from wire.documents import TransactionType
 
@@ -398,24 +401,299 @@ def test_a_query_that_does_not_go_by_its_key_is_an_error(tmp_path, pos):
     assert "documents.key: `uuid` must be a whole number" in told
 
 
-def test_numbers_that_went_back_are_found(tmp_path, pos, taker):
-    """A POS whose database was made anew counts from 1: what it closes would never be read, and a person must know."""
-    clock, closed = Clock(), a_day(8)
-    close_all(pos, closed)
-    reader = a_reader(tmp_path, clock)
+def in_its_place(folder, documents):
+    """Put a new POS's database, which counts from 1, in the place of the old one; return the new POS."""
+    fresh = folder / f"fresh-{len(list(folder.glob('fresh-*')))}"
+    fresh.mkdir()
+    pos = a_pos(fresh)
+    close_all(pos, documents)
+    pos.disconnect()
+    (fresh / "pos.db").replace(folder / "pos.db")
+
+
+def told_by(reader):
+    return reader.findings().get(NUMBERS_WENT_BACK, "")
+
+
+@pytest.fixture(params=["mapped", "made of the key"])
+def mapping(request, tmp_path):
+    """Return the example with the POS's ids, and without: then the next database's rows have the same ids."""
+    path = sqlite_example(tmp_path)
+    if request.param != "mapped":
+        path.write_text(path.read_text("utf-8").replace('document_id = "uuid"\n', ""), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_new_database_that_counts_past_the_old_one_is_told_for_ever(tmp_path, pos, taker, mapping, restarts):
+    """Before and after the new keys pass the old position; what is above is read, and restarts clear nothing."""
+    clock_ms = iter(range(NOW_MS, NOW_MS + 100_000, 1000)).__next__
+
+    def again(reader=None):
+        is_new = reader is None or restarts
+        return SqlReader(read_mapping(mapping), tmp_path / "intake", ABOUT, Clock(), clock_ms) if is_new else reader
+
+    close_all(pos, a_day(8))
+    reader = again()
     reader.read(taker)
-    clock.now += 3600
-    reader.read(taker)
-    assert reader.findings() == {}
-    pos.execute("DELETE FROM receipt WHERE id > 5")
-    clock.now += 700
+    closed = a_day(16, seed=2)
+    in_its_place(tmp_path, closed[:5])
+    reader = again(reader)
+    assert (0, True) == (reader.read(taker), "8 was read and is gone" in told_by(reader))
+    since = reader.went_back_at_ms()
+    in_its_place(tmp_path, closed)
+
+    reader = again(reader)
+    assert [8, 0] == [reader.read(taker), reader.read(taker)]
+    assert "8 was read and is gone" in told_by(again(reader))
+    assert again(reader).went_back_at_ms() == since == NOW_MS
+
+
+def test_a_new_database_that_was_never_seen_below_the_old_position_is_told(tmp_path, pos, taker, mapping):
+    """The agent was stopped meanwhile, and the first look finds more rows than there were."""
+    close_all(pos, a_day(8))
+    a_reader(tmp_path, mapping=mapping).read(taker)
+    in_its_place(tmp_path, a_day(12, seed=2))
+    reader = a_reader(tmp_path, mapping=mapping)
+
+    assert (4, True) == (reader.read(taker), "or is another document" in told_by(reader))
+
+
+def test_a_new_name_reads_the_new_database_from_its_first_row(tmp_path, pos, taker):
+    """That is what the finding advises; what was read before under the old name is known by its id."""
+    close_all(pos, a_day(8))
+    a_reader(tmp_path).read(taker)
+    in_its_place(tmp_path, a_day(12, seed=2))
+    a_reader(tmp_path).read(taker)
+    path = sqlite_example(tmp_path)
+    path.write_text(path.read_text("utf-8").replace('"sqlite-pos"', '"second"'), "utf-8")
+    reader = a_reader(tmp_path, mapping=path)
     reader.read(taker)
 
-    assert "8 was read and is gone" in reader.findings()[NUMBERS_WENT_BACK]
-    pos.execute("DELETE FROM receipt")
-    clock.now += 700
+    assert (20, {}) == (len(taker.bodies()), reader.findings())
+
+
+def test_a_row_that_the_pos_updates_is_no_other_document(tmp_path, pos, taker, mapping):
+    """With an id of its own any column may change; without, what is mapped may not: it is the document."""
+    close_all(pos, a_day(8))
+    reader = a_reader(tmp_path, mapping=mapping)
     reader.read(taker)
-    assert reader.findings() == {}, "a POS that tidies up its old documents is no finding"
+    pos.execute("ALTER TABLE receipt ADD printed INTEGER")
+    pos.execute("UPDATE receipt SET printed = 1")
+    reader.read(taker)
+    assert told_by(reader) == ""
+    pos.execute("UPDATE receipt SET number = 977")
+    reader.read(taker)
+
+    assert bool(told_by(reader)) == ('document_id = "uuid"' not in mapping.read_text("utf-8"))
+
+
+def test_a_mapping_that_says_more_is_no_other_database(tmp_path, pos, taker, mapping):
+    """The anchor knows the columns that were mapped when it was made."""
+    close_all(pos, a_day(8))
+    a_reader(tmp_path, mapping=mapping).read(taker)
+    mapping.write_text(mapping.read_text("utf-8").replace("[documents.fields]", '[documents.fields]\nx_id = "id"'))
+    reader = a_reader(tmp_path, mapping=mapping)
+    reader.read(taker)
+
+    assert told_by(reader) == ""
+
+
+def test_a_pos_that_tidies_up_is_no_finding(tmp_path, pos, taker, mapping):
+    """Old rows go, in the end all of them, and the numbers go on."""
+    closed = a_day(14)
+    close_all(pos, closed[:8])
+    reader = a_reader(tmp_path, mapping=mapping)
+    told = []
+    for statement in ("id < 8", "id < 9", "id < 10"):
+        reader.read(taker)
+        pos.execute(f"DELETE FROM receipt WHERE {statement}")
+        reader.read(taker)
+        told.append(told_by(reader))
+        close_all(pos, [closed[8 + len(told)]])
+    reader.read(taker)
+
+    assert (["", "", ""], "", 11) == (told, told_by(reader), len(taker.bodies()))
+
+
+def test_a_document_that_commits_late_is_not_the_newest(tmp_path, pos, taker):
+    """Its row may go without a finding, as any old one."""
+    closed = a_day(5)
+    parked = pos.open(closed[0])
+    close_all(pos, closed[1:])
+    reader = a_reader(tmp_path)
+    reader.read(taker)
+    pos.finish(parked)
+    reader.read(taker)
+    pos.execute("DELETE FROM receipt WHERE id = 1")
+    reader.read(taker)
+
+    assert told_by(reader) == ""
+    assert position.load_footing(tmp_path / "intake", "sqlite-pos").anchor.key == 5
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_position_without_an_anchor_gets_one(tmp_path, pos, taker, is_late):
+    """A position of an older version is read; a table that has gone back by then is told, as it was."""
+    close_all(pos, a_day(8))
+    (tmp_path / "intake").mkdir()
+    (tmp_path / "intake" / "sqlite-pos.json").write_bytes(b'{"v":1,"through":6,"taken":[8]}')
+    if is_late:
+        in_its_place(tmp_path, a_day(5))
+    reader = a_reader(tmp_path)
+    reader.read(taker)
+    assert is_late == ("8 was read and is gone" in told_by(reader))
+    in_its_place(tmp_path, a_day(12, seed=2))
+    reader = a_reader(tmp_path)
+    reader.read(taker)
+
+    assert "8 was read and is gone" in told_by(reader)
+
+
+def test_a_crash_before_the_finding_is_saved_hides_nothing(tmp_path, pos, taker, monkeypatch):
+    """What was read of the new database moves no anchor on the disk before the finding stands there too."""
+    close_all(pos, a_day(8))
+    a_reader(tmp_path).read(taker)
+    in_its_place(tmp_path, a_day(12, seed=2))
+    with monkeypatch.context() as patched:
+        patched.setattr(position, "save", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            a_reader(tmp_path).read(taker)
+    reader = a_reader(tmp_path)
+    reader.read(taker)
+
+    assert told_by(reader)
+
+
+def test_a_database_replaced_between_two_pages_is_told(tmp_path, pos, taker):
+    """Each page is read in one moment with the look at the newest row."""
+    path = sqlite_example(tmp_path)
+    path.write_text("limit_documents = 4\n" + path.read_text("utf-8"), "utf-8")
+    close_all(pos, a_day(12))
+    reader = a_reader(tmp_path, mapping=path)
+
+    def take(given, make_id):
+        taker(given, make_id)
+        if len(taker.given) == 4:
+            pos.execute("UPDATE receipt SET uuid = 'new-' || uuid")
+
+    reader.read(take)
+
+    assert "4 was read and is gone, or is another document" in told_by(reader)
+
+
+def test_a_test_of_a_mapping_writes_no_finding(tmp_path, pos, taker):
+    """It moves nothing, also when the numbers went back."""
+    close_all(pos, a_day(8))
+    a_reader(tmp_path).read(taker)
+    before = (tmp_path / "intake" / "sqlite-pos.json").read_bytes()
+    in_its_place(tmp_path, a_day(5, seed=2))
+    position.ask_to_settle(tmp_path / "intake", "sqlite-pos")
+    a_reader(tmp_path).waiting(10, 10)
+
+    assert (tmp_path / "intake" / "sqlite-pos.json").read_bytes() == before
+    assert position.is_asked_to_settle(tmp_path / "intake", "sqlite-pos")
+
+
+# -- The operator's word -----------------------------------------------------------------------------------------------
+
+
+def numbers_of(documents):
+    return {document.get("receipt_number") for document in documents}
+
+
+def settle(folder, name="sqlite-pos"):
+    (folder / "intake").mkdir(exist_ok=True)
+    environment = {"TILLSTREAM_TILL_ID": "till-1", "TILLSTREAM_STATE_DIR": str(folder)}
+    return CliRunner().invoke(intake, ["settle", name], env=environment)
+
+
+@pytest.mark.parametrize("reuses", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_newest_row_that_was_deleted_is_told_until_it_is_settled(tmp_path, pos, taker, mapping, restarts, reuses):
+    """The running reader, or the next one, goes on from what was left; numbers that were used again are read."""
+    closed = a_day(12)
+    close_all(pos, closed[:8])
+    reader = a_reader(tmp_path, mapping=mapping)
+    reader.read(taker)
+    if reuses:
+        in_its_place(tmp_path, closed[:6])
+    else:
+        pos.execute("DELETE FROM receipt WHERE id > 6")
+    reader.read(taker)
+    assert "edge intake settle sqlite-pos" in told_by(reader)
+    if reuses:
+        in_its_place(tmp_path, closed[:6] + closed[8:])
+    else:
+        close_all(pos, closed[8:])
+    told = settle(tmp_path)
+    assert (0, True) == (told.exit_code, "at the next pass" in told.output)
+    reader = a_reader(tmp_path, mapping=mapping) if restarts else reader
+
+    reader.read(taker)
+    assert reader.findings() == {}
+    assert numbers_of(taker.documents()) == numbers_of(closed)
+    assert not position.is_asked_to_settle(tmp_path / "intake", "sqlite-pos")
+    assert (0, {}) == (reader.read(taker), a_reader(tmp_path, mapping=mapping).findings())
+
+
+def test_after_it_was_settled_the_next_new_database_is_told(tmp_path, pos, taker, mapping):
+    """Settling makes a new anchor at once, and does not wait for the next document."""
+    close_all(pos, a_day(8))
+    reader = a_reader(tmp_path, mapping=mapping)
+    reader.read(taker)
+    pos.execute("DELETE FROM receipt WHERE id = 8")
+    reader.read(taker)
+    settle(tmp_path)
+    reader.read(taker)
+    assert told_by(reader) == ""
+    assert position.load_footing(tmp_path / "intake", "sqlite-pos").anchor.key == 7
+    in_its_place(tmp_path, a_day(12, seed=2))
+    reader.read(taker)
+
+    assert "7 was read and is gone, or is another document" in told_by(reader)
+
+
+def test_a_settled_table_that_went_back_once_more_is_told(tmp_path, pos, taker, mapping):
+    """While the finding waits for the operator the POS's database is made anew: his word does not count for that."""
+    close_all(pos, a_day(8))
+    reader = a_reader(tmp_path, mapping=mapping)
+    reader.read(taker)
+    pos.execute("DELETE FROM receipt WHERE id = 8")
+    reader.read(taker)
+    in_its_place(tmp_path, a_day(12, seed=2))
+    settle(tmp_path)
+    reader.read(taker)
+
+    assert "7 was read and is gone, or is another document" in told_by(reader)
+
+
+def test_a_word_that_cannot_be_taken_away_stops_the_reader(tmp_path, pos, taker, monkeypatch):
+    """It would be followed for ever, and each finding be settled before anybody saw it."""
+    close_all(pos, a_day(3))
+    reader = a_reader(tmp_path)
+    reader.read(taker)
+    position.ask_to_settle(tmp_path / "intake", "sqlite-pos")
+    with monkeypatch.context() as patched:
+        patched.setattr(position, "forget_to_settle", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+        with pytest.raises(NotDurableError, match="that sqlite-pos was settled: "):
+            reader.read(taker)
+    reader.read(taker)
+
+    assert not position.is_asked_to_settle(tmp_path / "intake", "sqlite-pos")
+
+
+def test_to_settle_what_is_not_there_is_an_error_that_names_what_is(tmp_path, pos, taker):
+    """A word under a wrong name would wait for ever, and must not leave the folder."""
+    assert "there is none" in settle(tmp_path).output
+    close_all(pos, a_day(1))
+    a_reader(tmp_path).read(taker)
+    for name in ("sqlite-po", "../intake/sqlite-pos"):
+        told = settle(tmp_path, name)
+        assert (1, True) == (told.exit_code, "there are: sqlite-pos" in told.output)
+    told = settle(tmp_path)
+    assert (1, True) == (told.exit_code, "nothing to settle" in told.output)
+    assert [path.name for path in (tmp_path / "intake").iterdir()] == ["sqlite-pos.json"]
 
 
 def test_a_long_history_comes_page_by_page(tmp_path, pos, taker, monkeypatch):

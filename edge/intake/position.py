@@ -1,4 +1,7 @@
-"""Keeps how far each table was read, in one small file for each source, written whole or not at all."""
+"""Keeps how far each table was read, in one small file for each source, written whole or not at all.
+
+A second file beside it is the operator's word that a table whose numbers went back is right as it is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .folder import put
-from .settle import TAKEN_MAX, Position, start
+from .settle import TAKEN_MAX, Footing, Key, Position, start
 
 log = logging.getLogger("tillstream.edge")
 
@@ -18,13 +21,12 @@ TAKEN_FILE_MAX = TAKEN_MAX + 4_000
 """A pass may take some thousands before there is made room."""
 
 
-Key = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
-
-
 class _Written(Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
     through: Key
     taken: Annotated[tuple[Key, ...], Meta(max_length=TAKEN_FILE_MAX)] = ()
+    footing: Footing = Footing()
+    """Files of an older version have none."""
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -37,18 +39,52 @@ def load(folder: Path, name: str, start_after: int) -> Position:
 
     A file that cannot be read means the beginning too: what is read again is known again by its ``document_id``.
     """
-    path = path_of(folder, name)
+    written = _read(path_of(folder, name))
+    return start(written.through, written.taken) if written else start(start_after)
+
+
+def load_footing(folder: Path, name: str) -> Footing:
+    """Return what the position was last seen to stand on."""
+    written = _read(path_of(folder, name))
+    return written.footing if written else Footing()
+
+
+def _read(path: Path) -> _Written | None:
     try:
-        written = msgspec.json.decode(path.read_bytes(), type=_Written)
+        return msgspec.json.decode(path.read_bytes(), type=_Written)
     except FileNotFoundError:
-        return start(start_after)
+        return None
     except (msgspec.MsgspecError, RecursionError) as problem:
         log.warning("intake_position_unreadable", extra={"also": {"file": str(path), "error": str(problem)}})
-        return start(start_after)
-    return start(written.through, written.taken)
+        return None
 
 
-def save(folder: Path, name: str, position: Position) -> None:
+def save(folder: Path, name: str, position: Position, footing: Footing) -> None:
     """Write the position: durable when this returns, and never half of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    put(folder, name, msgspec.json.encode(_Written(through=position.through, taken=position.taken)))
+    written = _Written(through=position.through, taken=position.taken, footing=footing)
+    put(folder, name, msgspec.json.encode(written))
+
+
+def names(folder: Path) -> list[str]:
+    """Return the sources that have a position; raises OSError."""
+    return sorted(path.stem for path in folder.iterdir() if path.suffix == ".json") if folder.exists() else []
+
+
+def ask_to_settle(folder: Path, name: str) -> None:
+    """Leave word for the reader, which alone writes the position, that the table is right as it is."""
+    _word_of(folder, name).touch()
+
+
+def is_asked_to_settle(folder: Path, name: str) -> bool:
+    """Say whether word was left."""
+    return _word_of(folder, name).exists()
+
+
+def forget_to_settle(folder: Path, name: str) -> None:
+    """Take the word away: it was followed."""
+    _word_of(folder, name).unlink()
+
+
+def _word_of(folder: Path, name: str) -> Path:
+    return folder / f"{name}.settle"

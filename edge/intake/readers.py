@@ -60,7 +60,7 @@ def mappings_in(folder: Path) -> list[Path]:
     return paths
 
 
-def open_reader(path: Path, positions: Path, about: Mapping[str, str]) -> Reader:
+def open_reader(path: Path, positions: Path, about: Mapping[str, str], clock_ms: Callable[[], int]) -> Reader:
     """Return the reader of one mapping file; raises MappingError.
 
     ``positions`` is the folder that keeps how far each database was read, ``about`` is what the till says of itself
@@ -69,7 +69,7 @@ def open_reader(path: Path, positions: Path, about: Mapping[str, str]) -> Reader
     mapping = read_mapping(path)
     if isinstance(mapping.source, FolderSource):
         return FolderReader(mapping, about)
-    return SqlReader(mapping, positions, about)
+    return SqlReader(mapping, positions, about, clock_ms=clock_ms)
 
 
 class Readers:
@@ -132,7 +132,7 @@ class Readers:
 
     def _open(self, path: Path) -> Reader:
         """Open one; two mappings of one name would take each other's position."""
-        reader = open_reader(path, self._positions, self._about)
+        reader = open_reader(path, self._positions, self._about, self._clock_ms)
         owner = self._names.setdefault(reader.name, path)
         if owner != path:
             raise MappingError(f"{path}: name: {reader.name!r} is the name of {owner}; each needs its own")
@@ -210,7 +210,8 @@ class _Turn(threading.Thread):
         standing.last_error, self._retry_s = "", 0.0
         standing.last_read_at_ms = self._clock_ms()
         standing.findings, standing.problems = reader.findings(), dict(reader.problems)
-        self._set_trouble(next((code for code in TROUBLES if code in standing.findings), ""))
+        trouble = next((code for code in TROUBLES if code in standing.findings), "")
+        self._set_trouble(trouble, reader.went_back_at_ms() if isinstance(reader, SqlReader) else None)
         if count >= PASS_DOCUMENTS:
             return 0.0
         self._is_rung = False
@@ -225,10 +226,13 @@ class _Turn(threading.Thread):
         self._retry_s = min(RETRY_MAX_S, max(RETRY_MIN_S, self._retry_s * 2))
         return self._retry_s
 
-    def _set_trouble(self, trouble: str) -> None:
+    def _set_trouble(self, trouble: str, since_ms: int | None = None) -> None:
+        """Write down the trouble, since it began or since the reader remembers it."""
         standing = self.standing
         if not trouble:
             standing.since_ms = None
+        elif since_ms is not None:
+            standing.since_ms = since_ms
         elif not standing.trouble:
             standing.since_ms = self._clock_ms()
         standing.trouble = trouble

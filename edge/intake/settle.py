@@ -3,15 +3,30 @@
 Keys are handed out when a transaction begins and seen when it commits: 7 may be there before 6. So the position is not
 the highest key but ``through``, up to which all is settled, and the keys taken above it. A missing key is waited for:
 ``through`` moves over it only when a higher key has been seen for ``late_commit_s``.
+
+Keys alone do not tell a table from one that was put in its place and counts anew. So the newest row that was taken is
+the *anchor*: while it is the same document, all below it was read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Annotated
+
+from msgspec import Meta
+
+from .fields import Row
 
 TAKEN_MAX = 10_000
 """So many keys above ``through`` are remembered; more force the lowest to be settled."""
+ID_KEPT_MAX = 200
+"""So much of a document's id is kept of the anchor."""
+
+Key = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+MomentMs = Annotated[int, Meta(ge=0, lt=253_402_300_800_000)]
+"""Up to the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,58 @@ class Position:
 
     through: int
     taken: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The newest row that was taken, and which document it was."""
+
+    key: Key
+    document_id: str
+    digest: str = ""
+    """Of what stood in ``columns``: an id that is made from the key is the next table's too."""
+    columns: tuple[str, ...] = ()
+    """The columns that were mapped then, where the id was made from the key; a mapping that says more is no new row."""
+
+    def is_same(self, found: Anchor) -> bool:
+        """Say whether what stands under this key now is what was taken."""
+        return found.digest == self.digest if self.columns else found.document_id == self.document_id
+
+
+@dataclass(frozen=True, slots=True)
+class WentBack:
+    """The anchor's row was found to be gone or another document."""
+
+    key: Key
+    since_ms: MomentMs
+    left: Anchor | None = None
+    """The newest row below it at that moment: what comes above this one later is not what was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """Whether the table is still the one that was read. That it went back stays until a person says otherwise."""
+
+    anchor: Anchor | None = None
+    went_back: WentBack | None = None
+
+    def on_taken(self, taken: Anchor) -> Footing:
+        """Return the footing after this row was taken; one that commits late is no newer."""
+        is_newer = self.anchor is None or taken.key > self.anchor.key
+        return replace(self, anchor=taken) if is_newer else self
+
+    def on_looked(self, key: int, found: Anchor | None, left: Callable[[], Anchor | None], now_ms: int) -> Footing:
+        """Return the footing after a look at the newest row that was taken; ``left`` finds the newest below it.
+
+        A table whose older rows are gone too was tidied up: nothing stands there that was not read.
+        """
+        if self.went_back:
+            return self
+        if found is not None and (self.anchor is None or self.anchor.is_same(found)):
+            return replace(self, anchor=self.anchor or found)
+        below = left()
+        is_tidy = found is None and below is None
+        return self if is_tidy else replace(self, went_back=WentBack(key, now_ms, below))
 
 
 class Settling:
@@ -34,6 +101,15 @@ class Settling:
     def is_taken(self, key: int) -> bool:
         """Say whether the document under this key was taken, or is no longer waited for."""
         return key <= self.through or key in self._seen_at
+
+    def newest(self) -> int:
+        """Return the highest key that was taken, or where reading began."""
+        return max(self._seen_at, default=self.through)
+
+    def go_back(self, key: int) -> None:
+        """Hold nothing above this key for taken: what comes there is read."""
+        self.through = min(self.through, key)
+        self._seen_at = {seen: at for seen, at in self._seen_at.items() if seen <= key}
 
     def take(self, key: int, now: float) -> None:
         """Remember that the document under this key is durable."""
@@ -81,3 +157,29 @@ class Settling:
 def start(through: int, taken: Iterable[int] = ()) -> Position:
     """Return a position from what was written down."""
     return Position(through, tuple(sorted(key for key in set(taken) if key > through)))
+
+
+def anchor_of(key: int, document_id: str, row: Row, columns: tuple[str, ...]) -> Anchor:
+    """Return the anchor of a row; ``columns`` only where its id is made from the key."""
+    kept = document_id.encode("utf-8", "backslashreplace").decode()[:ID_KEPT_MAX]
+    given = repr([row.get(column) for column in columns]).encode()
+    return Anchor(key, kept, blake2b(given, digest_size=16).hexdigest() if columns else "", columns)
+
+
+def newest_key(first_over: Callable[[int], int | None], low: int, high: int) -> int | None:
+    """Return the highest key over ``low`` and not over ``high``, by halves: a mapping's query only goes up.
+
+    ``first_over(key)`` returns the lowest key over that one.
+    """
+    oldest = first_over(low)
+    if oldest is None or oldest > high:
+        return None
+    low = oldest
+    while low < high:
+        middle = (low + high) // 2
+        found = first_over(middle)
+        if found is None or found > high:
+            high = middle
+        else:
+            low = found
+    return low

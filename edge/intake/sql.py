@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,24 +23,26 @@ from .plan import Plan, leaves_of, nearest
 from .prepare import id_from
 from .queries import ABOUT
 from .rows import Built, Problem, add_part, begin, finish
-from .settle import Settling
+from .settle import Anchor, Footing, Settling, anchor_of, newest_key
 from .taking import NUMBERS_WENT_BACK, PASS_DOCUMENTS, IntakeError, NotDurableError, Take
 
 log = logging.getLogger("tillstream.edge")
 
 PART_ROWS_MAX = 10_000
 """More lines than any receipt has; what is over is left out, and central finds that the sums do not agree."""
-LOOK_BACK_S = 600.0
-"""How often an idle reader looks whether the POS's numbers went back."""
 NAMES_SHOWN = 20
 NO_KEY = -1
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Documents that are not taken yet, and where the next page begins."""
 
-    documents: list[tuple[int, Built]]
+    documents: list[tuple[Anchor, Built]]
     last_key: int
     is_last: bool
 
@@ -61,6 +65,7 @@ class SqlReader:
         positions: Path,
         about: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        clock_ms: Callable[[], int] = _wall_clock_ms,
     ) -> None:
         assert isinstance(mapping.source, SqlSource)  # noqa: S101 -- whoever makes readers chose by it
         self._mapping, self._source, self._positions = mapping, mapping.source, positions
@@ -68,13 +73,14 @@ class SqlReader:
         self._asked: dict[str, int | str] = {name: about.get(name, "") for name in ABOUT}
         self.name, self.poll_s = mapping.name, self._source.poll_s
         self.problems: Counter[str] = Counter()
-        self._clock = clock
+        self._clock, self._clock_ms = clock, clock_ms
         start = position.load(positions, self.name, self._source.start_after)
         self._settling = Settling(start, self._source.late_commit_s, clock())
-        self._saved = start
+        self._footing = position.load_footing(positions, self.name)
+        self._saved = (start, self._footing)
         self._session: Session | None = None
-        self._looked_back_at = float("-inf")
-        self._went_back = ""
+        mapped = {column for leaf in leaves_of(mapping.documents) for column in leaf.field.columns}
+        self._columns = tuple(sorted(mapped))
         self._is_probed = False
         self._checked: set[tuple[str, tuple[str, ...]]] = set()
 
@@ -82,6 +88,8 @@ class SqlReader:
 
     def read(self, take: Take) -> int:
         """Take over everything that is new; see ``Reader.read``."""
+        if position.is_asked_to_settle(self._positions, self.name):
+            self._settle()
         began_at, taken = self._clock(), 0
         with closing(self._pages()) as pages:
             for page in pages:
@@ -108,7 +116,16 @@ class SqlReader:
 
     def findings(self) -> dict[str, str]:
         """Tell when the POS's numbers went back: what it closes under used numbers would not be read."""
-        return {NUMBERS_WENT_BACK: self._went_back} if self._went_back else {}
+        if (back := self._footing.went_back) is None:
+            return {}
+        since = datetime.fromtimestamp(back.since_ms / 1000, UTC).isoformat(timespec="seconds")
+        text = f"the POS's numbers went back: {back.key} was read and is gone, or is another document (seen {since})"
+        advice = f"give the mapping a new `name`, or, if nothing is missing: tillstream edge intake settle {self.name}"
+        return {NUMBERS_WENT_BACK: f"{self._mapping.path}: {text}; {advice}"}
+
+    def went_back_at_ms(self) -> int | None:
+        """Return since when the POS's numbers are known to have gone back; a restart does not change it."""
+        return self._footing.went_back.since_ms if self._footing.went_back else None
 
     def close(self) -> None:
         """Let go of the database; the next pass connects anew."""
@@ -118,10 +135,11 @@ class SqlReader:
 
     def _take_page(self, page: Page, take: Take) -> int:
         try:
-            for key, built in page.documents:
+            for anchor, built in page.documents:
                 take(built.body, built.make_id)
-                self._settling.take(key, self._clock())
-                self._note(key, built.problems)
+                self._settling.take(anchor.key, self._clock())
+                self._footing = self._footing.on_taken(anchor)
+                self._note(anchor.key, built.problems)
         except NotDurableError:
             self._save()
             raise
@@ -133,10 +151,10 @@ class SqlReader:
 
     def _save(self) -> None:
         """Write the position, only after what it says is durable, and only if it moved."""
-        now = self._settling.position()
+        now = (self._settling.position(), self._footing)
         if now != self._saved:
             try:
-                position.save(self._positions, self.name, now)
+                position.save(self._positions, self.name, *now)
             except OSError as problem:
                 raise NotDurableError(f"how far {self.name} was read: {problem}") from problem
             self._saved = now
@@ -171,12 +189,9 @@ class SqlReader:
         while not is_last:
             with session.snapshot():
                 self._probe(session)
+                self._look_back(session)
                 rows = self._keyed(session, after, self._source.limit_documents)
-                if not rows:
-                    self._look_back(session)
-                documents = [
-                    (key, self._build(session, key, row)) for key, row in rows if not self._settling.is_taken(key)
-                ]
+                documents = [self._build(session, key, row) for key, row in rows if not self._settling.is_taken(key)]
             after, is_last = rows[-1][0] if rows else after, len(rows) < self._source.limit_documents
             yield Page(documents, after, is_last)
 
@@ -200,12 +215,16 @@ class SqlReader:
         text = f"`{self._source.documents.key}` must be a whole number, not {given!r}; CAST it in the query"
         raise self._mapping.fail("documents.key", text)
 
-    def _build(self, session: Session, key: int, row: Row) -> Built:
+    def _build(self, session: Session, key: int, row: Row) -> tuple[Anchor, Built]:
         draft = begin(self._mapping.documents, row, self._mapping.notation)
         for name, plan in self._mapping.parts.items():
             if draft.takes(name):
                 add_part(draft, name, plan, self._part(session, name, key, PART_ROWS_MAX))
-        return finish(draft, id_from(self.name.encode(), str(key).encode()), self._about)
+        built = finish(draft, self._derived_id(key), self._about)
+        return self._anchor(key, row, built), built
+
+    def _derived_id(self, key: int) -> str:
+        return id_from(self.name.encode(), str(key).encode())
 
     def _part(self, session: Session, name: str, key: int, most: int) -> list[Row]:
         part: SqlPart = getattr(self._source, name)
@@ -249,23 +268,50 @@ class SqlReader:
     # -- Numbers that went back ------------------------------------------------------------------------------------
 
     def _look_back(self, session: Session) -> None:
-        """Look whether the newest document that was settled is still there, now and then, while nothing is new.
+        """Look, in the moment of the page, whether the newest row that was taken is still there.
 
-        Gone while older ones are there: the POS's database was put back, or begins its numbers anew. What it closes
-        under numbers that were used is then not read, and a person has to know.
+        If not, the POS's database was put back or begins its numbers anew: what it closes under numbers that were used
+        is not read, and a person has to know.
         """
-        now, through = self._clock(), self._settling.through
-        if through <= self._source.start_after or now < self._looked_back_at + LOOK_BACK_S:
+        anchor = self._footing.anchor
+        key = anchor.key if anchor else self._settling.newest()
+        if self._footing.went_back or (anchor is None and key <= self._source.start_after):
             return
-        self._looked_back_at = now
-        newest = self._keyed(session, through - 1, 1)
-        oldest = self._keyed(session, self._source.start_after, 1)
-        is_back = bool(oldest) and oldest[0][0] < through and not (newest and newest[0][0] == through)
-        self._went_back = (
-            f"{self._mapping.path}: the POS's numbers went back: {through} was read and is gone, older ones are there. "
-            "If it counts anew, give the mapping a new `name`: everything is read, under new ids"
-            if is_back
-            else ""
-        )
-        if is_back:
-            log.warning("intake_numbers_went_back", extra={"through": through, "also": {"intake": self.name}})
+        found = self._anchor_at(session, key, anchor.columns if anchor else None)
+        left = partial(self._newest_below, session, key)
+        self._footing = self._footing.on_looked(key, found, left, self._clock_ms())
+        if self._footing.went_back:
+            log.warning("intake_numbers_went_back", extra={"also": {"intake": self.name, "key": key}})
+
+    def _settle(self) -> None:
+        """Follow the operator's word: what the finding left is right, and all that came over it since is read."""
+        if back := self._footing.went_back:
+            start = self._source.start_after
+            self._settling.go_back(max(start, back.left.key) if back.left else start)
+            self._footing = Footing(back.left)
+            self._save()
+            log.info("intake_settled", extra={"also": {"intake": self.name, "key": self._settling.through}})
+        try:
+            position.forget_to_settle(self._positions, self.name)
+        except OSError as problem:
+            raise NotDurableError(f"that {self.name} was settled: {problem}") from problem
+
+    def _newest_below(self, session: Session, key: int) -> Anchor | None:
+        def first_over(after: int) -> int | None:
+            return next((found for found, _ in self._keyed(session, after, 1)), None)
+
+        newest = newest_key(first_over, NO_KEY, key - 1)
+        return None if newest is None else self._anchor_at(session, newest, None)
+
+    def _anchor_at(self, session: Session, key: int, columns: tuple[str, ...] | None) -> Anchor | None:
+        """Return what stands under this key now; its parts are not asked for."""
+        for found, row in self._keyed(session, key - 1, 1):
+            if found == key:
+                head = finish(begin(self._mapping.documents, row, self._mapping.notation), self._derived_id(key), {})
+                return self._anchor(key, row, head, columns)
+        return None
+
+    def _anchor(self, key: int, row: Row, built: Built, columns: tuple[str, ...] | None = None) -> Anchor:
+        if columns is None:
+            columns = self._columns if built.document_id == self._derived_id(key) else ()
+        return anchor_of(key, built.document_id, row, columns)
