@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import peewee as pw
 
 from . import days
 from .completeness import State
-from .models import MODELS, Day, Till
+from .models import MODELS, Day
 from .store_clock import ClockError, StoreClock, day_after, store_clock
 
 log = logging.getLogger("tillstream.central")
@@ -29,6 +30,10 @@ STORE_TILLS_MOST = 100
 """A store of more tills is only worked out when somebody asks: a look at it would hold up the worker for long."""
 
 _SETTLED: tuple[State, ...] = ("complete", "not expected")
+_TILLS = (
+    "SELECT till_id FROM till WHERE store_id = ? UNION"
+    " SELECT till_id FROM document WHERE business_day = ? AND store_id = ? LIMIT ?"
+)
 _ARRIVED = (
     "SELECT DISTINCT d.business_day, CASE WHEN d.store_id <> '' THEN d.store_id ELSE t.store_id END"
     " FROM document d JOIN till t ON t.till_id = d.till_id WHERE d.id > ? AND d.id <= ?"
@@ -74,6 +79,7 @@ class DayNotes:
         self._seen: dict[str, int] = {}
         self._touched: dict[tuple[str, str], None] = {}
         self._last = ("", "")
+        self._large: set[str] = set()
 
     def note_days(self, now_ms: int, limit: int) -> list[Transition]:
         """Look at so many days at most and return those that changed; a look costs about 0.1 s for 20 tills."""
@@ -108,24 +114,26 @@ class DayNotes:
         unsettled = Day.select().where(Day.state.not_in(_SETTLED) & (Day.business_day >= horizon))
         keys = sorted((row.business_day, row.store_id) for row in unsettled)
         turned = [key for key in keys if key > self._last] + [key for key in keys if key <= self._last]
-        large = _too_large()
-        over = dict.fromkeys(key for key in _over([*self._touched, *turned], now_ms) if key[1] not in large)
-        due = list(over)[:limit]
+        over = dict.fromkeys(_over([*self._touched, *turned], now_ms))
+        due = list(islice((key for key in over if not self._is_too_large(*key)), limit))
         rotated = [key for key in due if key not in self._touched]
         self._last = rotated[-1] if rotated else self._last
         self._touched = {key: None for key in self._touched if key in over and key not in due}
         return due
 
+    def _is_too_large(self, day: str, store_id: str) -> bool:
+        """Say whether a store has too many tills to be looked at by the way; it is told once."""
+        if store_id not in self._large and len(days.rows(_TILLS, store_id, day, store_id, STORE_TILLS_MOST + 1)) > (
+            STORE_TILLS_MOST
+        ):
+            log.warning("store_too_large", extra={"also": {"store": store_id, "tills_most": STORE_TILLS_MOST}})
+            self._large.add(store_id)
+        return store_id in self._large
+
     def _judge(self, key: tuple[str, str], now_ms: int) -> Transition:
         day, store_id = key
         before = Day.get((Day.store_id == store_id) & (Day.business_day == day))
         return Transition(store_id, day, before.state, days.store_day(store_id, day, now_ms).state)
-
-
-def _too_large() -> set[str]:
-    """Return the stores that have too many tills to be looked at by the way; tills that name no store are one store."""
-    stores = Till.select(Till.store_id).group_by(Till.store_id).having(pw.fn.COUNT(Till.till_id) > STORE_TILLS_MOST)
-    return {row.store_id for row in stores}
 
 
 def _over(keys: Iterable[tuple[str, str]], now_ms: int) -> Iterator[tuple[str, str]]:

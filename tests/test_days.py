@@ -687,15 +687,17 @@ def test_a_day_costs_a_few_statements_a_till_whatever_it_sold(store):
     assert few <= 12 + 4 * tills
 
 
-def test_a_store_of_very_many_tills_is_not_looked_at_by_the_way(store, monkeypatch):
+@pytest.mark.parametrize("store_id", [STORE, ""], ids=["by its tills", "by its documents"])
+def test_a_store_of_very_many_tills_is_not_looked_at_by_the_way(store, store_id, monkeypatch, caplog):
     """A fleet that names no stores would be one day of ten thousand tills; asked for, it is worked out all the same."""
     for number in (1, 2):
         Till(store, f"till-{number}", a_stream(number)).shift(2).verify()
-    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
+    store.database.execute_sql("UPDATE till SET store_id = ?", (store_id,))
     monkeypatch.setattr("central.day_notes.STORE_TILLS_MOST", 1)
     notes = DayNotes(store.database)
-    assert notes.note_days(NEXT_NOON_MS, 9) == []
+    assert notes.note_days(NEXT_NOON_MS, 9) == notes.note_days(NEXT_NOON_MS, 9) == []
+    assert caplog.messages == ["store_too_large"]
     assert look().state == "complete"
 
     monkeypatch.setattr("central.day_notes.STORE_TILLS_MOST", 2)
-    assert [one.event for one in notes.note_days(NEXT_NOON_MS, 9)] == ["day_complete"]
+    assert [one.event for one in DayNotes(store.database).note_days(NEXT_NOON_MS, 9)] == ["day_complete"]
