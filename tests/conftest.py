@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hypothesis import settings
+
+# The gate draws the same examples each time; `--hypothesis-profile=search` looks for new ones.
+settings.register_profile("gate", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None)
+settings.load_profile("gate")
+
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.intake import position
-from edge.intake.settle import Anchor, Footing, Position, Settling, WentBack, anchor_of, newest_key, start
+from edge.intake.settle import Anchor, Footing, Position, Settling, WentBack, anchor_of, start
 
 LATE_S = 60.0
 
@@ -123,7 +123,7 @@ def _parts(where):
 def test_a_position_is_kept_whole(tmp_path):
     """What was saved is what is loaded; nothing saved means the beginning that the mapping names."""
     assert position.load(tmp_path, "pos", 41) == Position(41)
-    footing = Footing(Anchor(12, "d12", "ab", ("number", "total")), WentBack(9, 1_700_000_000_000, Anchor(8, "d8")))
+    footing = Footing(Anchor(12, "d12", "ab", ("number", "total")), WentBack(9, 1_700_000_000_000))
     position.save(tmp_path / "new", "pos", Position(7, (9, 12)), footing)
 
     assert position.load(tmp_path / "new", "pos", 0) == Position(7, (9, 12))
@@ -194,10 +194,10 @@ def test_an_anchor_can_be_written_whatever_the_pos_calls_its_documents(tmp_path)
 
 def test_that_the_numbers_went_back_stays():
     """Neither a look, nor what is taken later, nor the same row again clears it; since when is the first time."""
-    anchor, left = Anchor(8, "d8"), Anchor(7, "d7")
-    back = Footing(anchor).on_looked(8, Anchor(8, "e8"), lambda: left, 5)
+    anchor = Anchor(8, "d8")
+    back = Footing(anchor).on_looked(8, Anchor(8, "e8"), lambda: True, 5)
 
-    assert back.went_back == WentBack(8, 5, left)
+    assert back.went_back == WentBack(8, 5)
     assert back.on_taken(Anchor(9, "e9")).on_looked(9, None, lambda: None, 6).went_back == back.went_back
     assert back.on_looked(8, anchor, lambda: None, 7) == back
 
@@ -225,8 +225,8 @@ class Table:
     def begin_anew(self):
         self.rows, self.counter = {}, 0
 
-    def first_over(self, key):
-        return min((there for there in self.rows if there > key), default=None)
+    def is_older(self, key):
+        return any(there < key for there in self.rows)
 
 
 class Reading:
@@ -240,10 +240,6 @@ class Reading:
         row = {"uuid": self.table.rows[key]}
         return anchor_of(key, row["uuid"], row, ()) if self.is_mapped else anchor_of(key, str(key), row, ("uuid",))
 
-    def below(self, key):
-        newest = newest_key(self.table.first_over, -1, key - 1)
-        return None if newest is None else self.anchor(newest)
-
     def restart(self):
         self.settling = a_settling(*_parts(self.settling.position()), now=self.now)
 
@@ -252,7 +248,9 @@ class Reading:
         anchor = self.footing.anchor
         if anchor is not None:
             found = self.anchor(anchor.key) if anchor.key in self.table.rows else None
-            self.footing = self.footing.on_looked(anchor.key, found, lambda: self.below(anchor.key), 1)
+            self.footing = self.footing.on_looked(
+                anchor.key, found, lambda: any(key < anchor.key for key in self.table.rows), 1
+            )
         for key in sorted(self.table.rows):
             if not self.settling.is_taken(key):
                 self.settling.take(key, self.now)
@@ -262,9 +260,9 @@ class Reading:
 
     def settle(self):
         """Do what the operator says."""
-        if back := self.footing.went_back:
-            self.settling.go_back(back.left.key if back.left else 0)
-            self.footing = Footing(back.left)
+        if self.footing.went_back:
+            self.settling.go_back(0)
+            self.footing = Footing()
 
 
 closing = st.tuples(st.just("close"), st.integers(1, 6), st.booleans())
@@ -314,16 +312,3 @@ def test_after_the_newest_was_deleted_and_settled_the_rest_is_read(later, delete
     for name in run([*later, ("settle",)], reader):
         if name == "read":
             assert reader.footing.went_back or set(table.rows.values()) <= reader.taken
-
-
-@given(st.sets(st.integers(0, 2**63 - 1), max_size=20), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
-def test_the_newest_key_is_found_with_few_questions(keys, low, high):
-    """A query that only goes up is asked once for each bit of a key, and once more, whatever the table holds."""
-    asked = []
-
-    def first_over(key):
-        asked.append(key)
-        return min((there for there in keys if there > key), default=None)
-
-    assert newest_key(first_over, low, high) == max((key for key in keys if low < key <= high), default=None)
-    assert len(asked) <= 65

@@ -59,8 +59,6 @@ class WentBack:
 
     key: Key
     since_ms: MomentMs
-    left: Anchor | None = None
-    """The newest row below it at that moment: what comes above this one later is not what was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,8 @@ class Footing:
         is_newer = self.anchor is None or taken.key > self.anchor.key
         return replace(self, anchor=taken) if is_newer else self
 
-    def on_looked(self, key: int, found: Anchor | None, left: Callable[[], Anchor | None], now_ms: int) -> Footing:
-        """Return the footing after a look at the newest row that was taken; ``left`` finds the newest below it.
+    def on_looked(self, key: int, found: Anchor | None, older: Callable[[], bool], now_ms: int) -> Footing:
+        """Return the footing after a look at the newest row that was taken; ``older`` says whether rows are below it.
 
         A table whose older rows are gone too was tidied up: nothing stands there that was not read.
         """
@@ -84,9 +82,8 @@ class Footing:
             return self
         if found is not None and (self.anchor is None or self.anchor.is_same(found)):
             return replace(self, anchor=self.anchor or found)
-        below = left()
-        is_tidy = found is None and below is None
-        return self if is_tidy else replace(self, went_back=WentBack(key, now_ms, below))
+        is_tidy = found is None and not older()
+        return self if is_tidy else replace(self, went_back=WentBack(key, now_ms))
 
 
 class Settling:
@@ -164,22 +161,3 @@ def anchor_of(key: int, document_id: str, row: Row, columns: tuple[str, ...]) ->
     kept = document_id.encode("utf-8", "backslashreplace").decode()[:ID_KEPT_MAX]
     given = repr([row.get(column) for column in columns]).encode()
     return Anchor(key, kept, blake2b(given, digest_size=16).hexdigest() if columns else "", columns)
-
-
-def newest_key(first_over: Callable[[int], int | None], low: int, high: int) -> int | None:
-    """Return the highest key over ``low`` and not over ``high``, by halves: a mapping's query only goes up.
-
-    ``first_over(key)`` returns the lowest key over that one.
-    """
-    oldest = first_over(low)
-    if oldest is None or oldest > high:
-        return None
-    low = oldest
-    while low < high:
-        middle = (low + high) // 2
-        found = first_over(middle)
-        if found is None or found > high:
-            high = middle
-        else:
-            low = found
-    return low

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from .plan import Plan, leaves_of, nearest
 from .prepare import id_from
 from .queries import ABOUT
 from .rows import Built, Problem, add_part, begin, finish
-from .settle import Anchor, Footing, Settling, anchor_of, newest_key
+from .settle import Anchor, Footing, Settling, anchor_of
 from .taking import NUMBERS_WENT_BACK, PASS_DOCUMENTS, IntakeError, NotDurableError, Take
 
 log = logging.getLogger("tillstream.edge")
@@ -278,17 +277,15 @@ class SqlReader:
         if self._footing.went_back or (anchor is None and key <= self._source.start_after):
             return
         found = self._anchor_at(session, key, anchor.columns if anchor else None)
-        left = partial(self._newest_below, session, key)
-        self._footing = self._footing.on_looked(key, found, left, self._clock_ms())
+        self._footing = self._footing.on_looked(key, found, lambda: self._is_older(session, key), self._clock_ms())
         if self._footing.went_back:
             log.warning("intake_numbers_went_back", extra={"also": {"intake": self.name, "key": key}})
 
     def _settle(self) -> None:
-        """Follow the operator's word: what the finding left is right, and all that came over it since is read."""
-        if back := self._footing.went_back:
-            start = self._source.start_after
-            self._settling.go_back(max(start, back.left.key) if back.left else start)
-            self._footing = Footing(back.left)
+        """Follow the operator's word: read the table from its beginning, where what was read is known again."""
+        if self._footing.went_back:
+            self._settling.go_back(self._source.start_after)
+            self._footing = Footing()
             self._save()
             log.info("intake_settled", extra={"also": {"intake": self.name, "key": self._settling.through}})
         try:
@@ -296,12 +293,9 @@ class SqlReader:
         except OSError as problem:
             raise NotDurableError(f"that {self.name} was settled: {problem}") from problem
 
-    def _newest_below(self, session: Session, key: int) -> Anchor | None:
-        def first_over(after: int) -> int | None:
-            return next((found for found, _ in self._keyed(session, after, 1)), None)
-
-        newest = newest_key(first_over, NO_KEY, key - 1)
-        return None if newest is None else self._anchor_at(session, newest, None)
+    def _is_older(self, session: Session, key: int) -> bool:
+        """Say whether the table holds rows below this key."""
+        return any(found < key for found, _ in self._keyed(session, NO_KEY, 1))
 
     def _anchor_at(self, session: Session, key: int, columns: tuple[str, ...] | None) -> Anchor | None:
         """Return what stands under this key now; its parts are not asked for."""
