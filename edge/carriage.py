@@ -17,10 +17,10 @@ from msgspec import Struct
 
 from wire import carriage, codec
 from wire.carriage import CarriageError, CarriageHeader, Packing, ReplyHeader
-from wire.messages import ReceiptClosed, Sales, SalesStored, said
+from wire.messages import Sales, SalesStored, said
 
 from .outbox import Outbox
-from .syps import Head
+from .syps import Head, doorbell
 
 TASK = "carried"
 """What stands in an upload for the task it answers: nobody asked."""
@@ -110,21 +110,6 @@ def export_chunk(outbox: Outbox, boot_id: str, after: int | None, through: int |
         through=reached,
         digest=digest,
         newest=head.newest,
-    )
-
-
-def doorbell(head: Head, boot_id: str) -> ReceiptClosed:
-    """Return what the till would ring with now."""
-    return said(
-        ReceiptClosed,
-        stream=head.stream,
-        oldest=head.oldest,
-        newest=head.newest,
-        digest=head.digest,
-        stored=head.stored,
-        boot_id=boot_id,
-        previous=head.previous,
-        oldest_unsent_at_ms=head.oldest_unsent_at_ms,
     )
 
 

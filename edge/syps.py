@@ -94,6 +94,22 @@ class Prune:
     """Forget what is stored, backed up and older than the retention time."""
 
 
+def doorbell(head: Head, boot_id: str, *, urgent: bool = False) -> ReceiptClosed:
+    """Return what a till says of its outbox, by the link or in a file that is carried."""
+    return said(
+        ReceiptClosed,
+        stream=head.stream,
+        oldest=head.oldest,
+        newest=head.newest,
+        digest=head.digest,
+        stored=head.stored,
+        boot_id=boot_id,
+        previous=head.previous,
+        oldest_unsent_at_ms=head.oldest_unsent_at_ms,
+        urgent=urgent,
+    )
+
+
 Command = Ring | SendSales | Serve | MarkStored | StartStream | ShowPresence | Prune
 Sent = Literal["ring", "sales"]
 
@@ -282,21 +298,9 @@ class Syps:
     def _ring(self, now: float) -> list[Command]:
         if not self._connected:
             return []
-        head = self.head
-        message = said(
-            ReceiptClosed,
-            stream=head.stream,
-            oldest=head.oldest,
-            newest=head.newest,
-            digest=head.digest,
-            stored=head.stored,
-            boot_id=self.boot_id,
-            previous=head.previous,
-            oldest_unsent_at_ms=head.oldest_unsent_at_ms,
-            urgent=self._urgent,
-        )
+        message = doorbell(self.head, self.boot_id, urgent=self._urgent)
         self.counters.rung += 1
-        self._ring_out, self._ring_wanted, self._urgent, self._rung_newest = True, False, False, head.newest
+        self._ring_out, self._ring_wanted, self._urgent, self._rung_newest = True, False, False, self.head.newest
         self._wait_for_request(now)
         return [Ring(message)]
 
