@@ -25,6 +25,8 @@ SERVER = [
     "--bind-address=127.0.0.1",
 ]
 PASSWORD = "pass-of-the-reader"
+START_S = 90
+"""The first start after an installation reads everything from a cold disk, beside whatever else runs."""
 
 
 @dataclass
@@ -69,7 +71,11 @@ def running(folder: Path, port: int | None = None) -> Iterator[RunningMariadb]:
     command = [MARIADBD, "--no-defaults", f"--datadir={folder / 'data'}", f"--socket={socket}", f"--port={port}"]
     command += [f"--pid-file={folder / 'pid'}", f"--user={_user()}", *SERVER]
     with _process(command, folder) as process:
-        wait_until(lambda: process.poll() is not None or b"ready for connections" in log.read_bytes()[already:])
+
+        def has_begun() -> bool:
+            return process.poll() is not None or b"ready for connections" in log.read_bytes()[already:]
+
+        assert wait_until(has_begun, START_S), log.read_text("utf-8")
         assert process.poll() is None, log.read_text("utf-8")
         yield RunningMariadb(port, socket, process)
 
