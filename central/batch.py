@@ -33,6 +33,21 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class BackedUp:
+    """How far each stream is in a verified backup; None where no backup was ever made, and then nothing is said of it.
+
+    A stream that the newest backup did not know is backed up to 0: a till must not take silence for leave to forget.
+    """
+
+    through: dict[Key, int] | None = None
+    verified_at_ms: int | None = None
+
+    def of(self, till: str, stream: str) -> int | None:
+        """Return up to which document of this stream tills may forget, None for up to the watermark."""
+        return None if self.through is None else self.through.get((till, stream), 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
     """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it."""
 

@@ -261,5 +261,6 @@ def _reply(taking: _Taking, header: CarriageHeader) -> SalesStored:
         through=taking.mark.through,
         digest=taking.mark.digest,
         central_id=taking.store.central_id,
+        backed_up=taking.store.backed_up().of(taking.till, taking.stream),
         quarantined=tuple(Quarantined(sequence, code) for sequence, code in rows),
     )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillPresence, UploadRequest, said
 
-from .batch import Heard, Mark, NewStream, OpenTask, Outcome
+from .batch import BackedUp, Heard, Mark, NewStream, OpenTask, Outcome
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .debounce import Debounce
 from .till_state import Task, TillState, as_written, even_bell
@@ -44,6 +44,7 @@ class Collector:
         self.central_id, self.worker, self.limits, self._rng = central_id, worker, limits, rng
         self.tills: dict[str, TillState] = {}
         self.counters = Counters()
+        self.backed_up = BackedUp()
         self._debounce = Debounce(limits.quiet_s, limits.max_wait_s)
         self.turns = Turns(limits.parallel)
         self._sweep = Alarms()
@@ -319,6 +320,7 @@ class Collector:
             through=mark.through,
             digest=mark.digest,
             central_id=self.central_id,
+            backed_up=self.backed_up.of(till, mark.stream),
             quarantined=quarantined,
         )
         return Confirm(till, message)
@@ -421,6 +423,7 @@ class Collector:
             through=span.through if span else None,
             digest=mark.digest if mark and not span else None,
             central_id=self.central_id,
+            backed_up=self.backed_up.of(task.till, mark.stream) if mark and not span else None,
             limit_documents=self.limits.limit_documents,
             limit_bytes=self.limits.limit_bytes,
             worker=self.worker,

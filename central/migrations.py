@@ -89,6 +89,13 @@ CREATE TABLE audit (
 CREATE INDEX document_by_sequence ON document (till_id, stream, sequence);
 """
 
+_TABLES_4 = """
+ALTER TABLE watermark ADD COLUMN backed_up BIGINT;
+CREATE TABLE backup (
+  id {ID}, path TEXT NOT NULL, made_at_ms BIGINT NOT NULL, verified_at_ms BIGINT NOT NULL, size_bytes BIGINT NOT NULL,
+  documents BIGINT NOT NULL);
+"""
+
 
 def _tables(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_1.format(**words))
@@ -102,7 +109,11 @@ def _completeness(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_3.format(**words))
 
 
-MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (_tables, _views, _completeness)
+def _backups(database: pw.Database, words: dict[str, str]) -> None:
+    _execute_all(database, _TABLES_4.format(**words))
+
+
+MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (_tables, _views, _completeness, _backups)
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 
 

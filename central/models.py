@@ -38,6 +38,8 @@ class Watermark(pw.Model):
     opened_at_ms = pw.BigIntegerField()
     moved_at_ms = pw.BigIntegerField(null=True)
     verified_at_ms = pw.BigIntegerField(null=True)
+    backed_up = pw.BigIntegerField(null=True)
+    """Where the stream stood in the newest verified backup; null where that did not know the stream."""
 
     class Meta:
         table_name = "watermark"
@@ -230,6 +232,20 @@ class Audit(pw.Model):
         table_name = "audit"
 
 
+class Backup(pw.Model):
+    """A copy of this database that was read back and found whole; tills forget nothing that is in none."""
+
+    id = pw.BigAutoField()
+    path = pw.TextField()
+    made_at_ms = pw.BigIntegerField()
+    verified_at_ms = pw.BigIntegerField()
+    size_bytes = pw.BigIntegerField()
+    documents = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "backup"
+
+
 class Central(pw.Model):
     """The one row that names this database to the tills."""
 
@@ -243,5 +259,5 @@ class Central(pw.Model):
 
 MODELS = (
     Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central,
-    TillTag, StoreRow, Day, HeldBefore, Setting, Audit,
+    TillTag, StoreRow, Day, HeldBefore, Setting, Audit, Backup,
 )  # fmt: skip

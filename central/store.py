@@ -18,6 +18,7 @@ from wire import chain
 from wire.messages import Quarantined
 
 from .batch import (
+    BackedUp,
     Batch,
     Heard,
     Judge,
@@ -91,6 +92,8 @@ _OPEN_TASKS = (
     "SELECT task_id, till_id, reason, attempts, stream, after, through FROM task WHERE finished_at_ms IS NULL"
     " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id LIMIT ?"
 )
+_BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up IS NOT NULL"
+_NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
 
 
 def is_memory(path: str) -> bool:
@@ -317,6 +320,14 @@ class Store:
         """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""
         number: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM audit").fetchone()[0]
         return number
+
+    def backed_up(self) -> BackedUp:
+        """Return how far each stream is in the newest verified backup."""
+        newest = self._connection.execute(_NEWEST_BACKUP).fetchone()
+        if newest is None:
+            return BackedUp()
+        rows = self._connection.execute(_BACKED_UP)
+        return BackedUp({(till, stream): through for till, stream, through in rows}, newest[0])
 
     def unapproved(self) -> set[str]:
         """Return the tills that nobody has approved yet."""

@@ -78,6 +78,7 @@ class Subscriber:
         prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
         core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
         core.on_started(self.store.tills(), self.store.heard_heads(), self.store.open_tasks(), now)
+        core.backed_up = self.store.backed_up()
         return core
 
     # -- What happens ----------------------------------------------------------------------------------------------
@@ -259,16 +260,23 @@ class Subscriber:
         self._presences.clear()
 
     def _read_changes(self, now: float) -> None:
-        """Take up what people changed: approvals at once, settings on their way to the tills."""
+        """Take up what people changed, backups included: approvals at once, settings on their way to the tills."""
         change = self.store.last_change()
         if change in (self._change, 0):  # 0: nobody has ever changed anything.
             self._change = change
             return
         self._change = change
         self.collector.on_approvals(self.store.unapproved())
+        self._take_up_backup()
         with self.store.database.bind_ctx(MODELS):
             self._wanted = settings.wanted()
         self._post.on_wanted({till: one.revision for till, one in self._wanted.items()}, now)
+
+    def _take_up_backup(self) -> None:
+        """Let tills forget what a new backup holds, and show when it was verified."""
+        before, self.collector.backed_up = self.collector.backed_up, self.store.backed_up()
+        if self._is_linked and before.verified_at_ms != self.collector.backed_up.verified_at_ms:
+            self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
 
     def _note_days(self) -> None:
         for one in self._days.note_days(self._clock_ms(), self.config.days_at_once):
@@ -282,8 +290,13 @@ class Subscriber:
 
     def presence(self, *, online: bool) -> CentralPresence:
         """Return what central says of itself to all tills."""
-        incarnation = self.store.incarnation
-        return said(CentralPresence, online=online, central_id=self.store.central_id, incarnation=incarnation)
+        return said(
+            CentralPresence,
+            online=online,
+            central_id=self.store.central_id,
+            incarnation=self.store.incarnation,
+            verified_backup_at_ms=self.collector.backed_up.verified_at_ms,
+        )
 
     def stop(self) -> None:
         """Say goodbye and write what has been heard; the link may be stopped after it."""
