@@ -344,3 +344,56 @@ def test_what_a_refused_note_would_have_written_is_not_forgotten(on_disk, path):
     on_disk.shell.handle_all([on_disk.sales([], task="wish")], 20.1)
     on_disk.shell.tick(22.0)
     assert on_disk.store.open_tasks() == []
+
+
+# -- Backups -----------------------------------------------------------------------------------------------------------
+
+
+def record_backup(central, through):
+    run = central.store.database.execute_sql
+    run("UPDATE watermark SET backed_up = ?", (through,))
+    run(
+        "INSERT INTO backup (path, made_at_ms, verified_at_ms, size_bytes, documents) VALUES ('b', ?, ?, 1, 1)",
+        (NOW_MS, NOW_MS + 5),
+    )
+    run("INSERT INTO audit (at_ms, who, action, object, note) VALUES (1, 'cron', 'backup', 'b', '')")
+
+
+def shown(central):
+    presences = central.link.payloads(topics.CENTRAL_PRESENCE.of(worker=1))
+    return [codec.decode(CentralPresence, one).verified_backup_at_ms for one in presences]
+
+
+@pytest.mark.fault("F28")
+def test_tills_hear_how_far_they_are_backed_up_once_a_backup_was_made(central):
+    """Nothing is said before the first backup; after it always, within a second, also of a stream it did not know."""
+    bodies = some_sales(2)
+    central.shell.handle_all([Connected(1), central.bell(2, digest=digest_of(bodies))], 0.0)
+    central.shell.tick(1.0)
+    central.shell.handle_all([central.sales(bodies)], 1.1)
+    record_backup(central, 1)
+    central.shell.tick(2.5)
+    central.shell.handle_all([central.bell(2, digest=digest_of(bodies))], 2.6)
+    central.shell.handle_all([central.bell(1, stream=a_stream(2), till="till-2")], 2.7)
+    central.shell.tick(9.0)
+
+    requests, stored = central.said_to()
+    assert ([one.backed_up for one in requests], [one.backed_up for one in stored]) == ([None], [None, 1])
+    assert [one.backed_up for one in central.said_to("till-2")[0]] == [0]
+    assert shown(central) == [None, NOW_MS + 5]
+
+
+@pytest.mark.fault("F28")
+def test_how_far_tills_are_backed_up_is_known_from_the_start_on(path):
+    """Also before anything is read again, and after the database had to be asked anew."""
+    first = Central(path)
+    first.shell.handle_all([first.bell(1)], 0.0)
+    record_backup(first, 0)
+    first.store.close()
+    central = Central(path)
+    central.shell._begin_again(OSError("no"), 0.0)
+    central.shell.handle_all([Connected(1)], 0.0)
+
+    assert central.shell.collector.backed_up.of(TILL, a_stream()) == 0
+    assert shown(central) == [NOW_MS + 5]
+    central.store.close()
