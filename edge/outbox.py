@@ -247,10 +247,14 @@ class Outbox:
     # -- What central has ------------------------------------------------------------------------------------------
 
     def mark_stored(self, through: int, central_id: str, backed_up: int | None) -> None:
-        """Believe that central has everything up to ``through``; written with the next commit."""
-        self._stored, self.central_id = min(through, self._newest), central_id
-        if backed_up is not None:
+        """Believe that central has everything up to ``through``; written with the next commit.
+
+        A central that says nothing of backups takes nothing back: what it said before still bounds pruning.
+        Another central has other backups.
+        """
+        if backed_up is not None or central_id != self.central_id:
             self._backed_up = backed_up
+        self._stored, self.central_id = min(through, self._newest), central_id
 
     def count_start(self) -> int:
         """Return how many times this outbox was put into service, this time included; durable."""

@@ -140,6 +140,9 @@ class Syps:
     counters: Counters = field(default_factory=Counters)
     _connected: bool = False
     _central_online: bool = False
+    _has_word: bool = False
+    """Whether the own central said in this connection how far it is: what it said before a restore counts no more."""
+    _incarnation: int | None = None
     _ring_out: bool = False
     _ring_wanted: bool = False
     _urgent: bool = False
@@ -158,8 +161,8 @@ class Syps:
 
     @property
     def may_prune(self) -> bool:
-        """Say whether the till's own central is there: forgetting waits for it."""
-        return self._connected and self._central_online
+        """Say whether the till's own central is there and has said how far it is: forgetting waits for both."""
+        return self._connected and self._central_online and self._has_word
 
     @property
     def is_central_online(self) -> bool:
@@ -168,7 +171,7 @@ class Syps:
 
     def on_connected(self, head: Head, now: float) -> list[Command]:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""
-        self.head, self._connected = head, True
+        self.head, self._connected, self._has_word = head, True, False
         self._ring_out = self._ring_wanted = False
         self._ring_again_at, self._answer_out_until, self._waiting = None, None, None
         self._presence_at = now + self.limits.presence_every_s
@@ -176,7 +179,7 @@ class Syps:
 
     def on_disconnected(self) -> list[Command]:
         """Queue nothing: after the outage only the newest doorbell counts."""
-        self._connected = self._central_online = False
+        self._connected = self._central_online = self._has_word = False
         return []
 
     def on_appended(self, head: Head, now: float, *, rings: bool, urgent: bool = False) -> list[Command]:
@@ -260,9 +263,11 @@ class Syps:
         return self._ring(now)
 
     def on_central_presence(self, presence: CentralPresence) -> list[Command]:
-        """Remember whether the till's own central is there: pruning waits for it."""
+        """Remember whether the own central is there; what it said before it went, or was restored, counts no more."""
         if presence.central_id == self.own_central:
             self._central_online = presence.online
+            is_same = presence.online and self._incarnation in (None, presence.incarnation)
+            self._has_word, self._incarnation = self._has_word and is_same, presence.incarnation
         return []
 
     def on_tick(self, now: float) -> list[Command]:
@@ -291,7 +296,7 @@ class Syps:
             return None
         due = [self._presence_at]
         due += [self._ring_again_at] if self._ring_again_at is not None else []
-        due += [self._prune_at] if self._central_online else []
+        due += [self._prune_at] if self.may_prune else []
         due += [self._answer_out_until] if self._waiting and self._answer_out_until is not None else []
         return min(due)
 
@@ -317,6 +322,7 @@ class Syps:
         if central_id != self.own_central:
             self.counters.foreign_central += 1
             return []
+        self._has_word = True
         if through >= self._rung_newest:
             self._ring_again_at, self._ring_wait_s = None, 0.0
         else:

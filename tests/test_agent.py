@@ -216,6 +216,23 @@ def test_pruning_waits_for_the_tills_own_central(till):
     assert till.outbox.head().oldest == 4
 
 
+@pytest.mark.fault("F28")
+def test_what_a_central_said_before_it_was_restored_prunes_nothing(till, tmp_path):
+    """After a crash the till knows only what it last wrote; the restored central must speak before it forgets."""
+    bodies = filled(till.outbox, 3)
+    till.outbox.mark_stored(3, CENTRAL, 3)
+    till.agent.syps.own_central = CENTRAL
+    till.agent.config = type(till.agent.config)(till_id=TILL, retention_days=1e-9, spool_dir="/nonexistent")
+    till.agent._clock_ms = lambda: NOW_MS + 10_000
+    receive(till, said(CentralPresence, online=True, central_id=CENTRAL, incarnation=2), topics.CENTRAL_PRESENCE)
+
+    till.agent.tick(10_000.0)
+    assert till.outbox.head().oldest == 1
+    receive(till, a_confirmation(2, digest_of(bodies[:2]), backed_up=1), topics.SALES_STORED)
+    till.agent.tick(10_001.0)
+    assert (till.outbox.head().stored, till.outbox.head().oldest) == (2, 2)
+
+
 # -- Doors -------------------------------------------------------------------------------------------------------------
 
 

@@ -256,6 +256,22 @@ def test_pruned_is_only_what_is_stored_backed_up_and_old(outbox, stored, backed_
     assert outbox.read_after(expected, 100, 2**20) == bodies[expected:]
 
 
+@pytest.mark.fault("F28")
+def test_how_far_central_is_backed_up_goes_down_and_outlives_silence_and_restarts(opened, path):
+    """A restored central says less: that counts. One that says nothing frees nothing; another one has other backups."""
+    outbox = opened(path)
+    filled(outbox, 10)
+    outbox.mark_stored(10, CENTRAL, 6)
+    outbox.mark_stored(9, CENTRAL, 2)
+    outbox.close()
+    outbox = opened(path)
+    outbox.mark_stored(10, CENTRAL, None)
+
+    assert outbox.prune(NOW_MS + 99) == 2
+    outbox.mark_stored(10, "another", None)
+    assert outbox.prune(NOW_MS + 99) == 8
+
+
 def test_pruning_keeps_the_digest_where_it_ended_and_the_chain_goes_on(opened, path):
     """Central may still ask from there; the next documents chain on, also after opening it again with none left."""
     outbox = opened(path)

@@ -302,6 +302,7 @@ def test_a_till_prunes_only_while_its_own_central_is_there():
     def presence(central_id, online):
         return said(CentralPresence, online=online, central_id=central_id, incarnation=1)
 
+    syps.on_sales_stored(a_confirmation(5, HELD), HELD, syps.head, 1)
     assert Prune not in kinds(syps.on_tick(7000))
     syps.on_central_presence(presence("another", online=True))
     assert Prune not in kinds(syps.on_tick(7001))
@@ -315,6 +316,34 @@ def test_a_till_prunes_only_while_its_own_central_is_there():
     syps.on_disconnected()
     syps.on_connected(syps.head, 30_000)
     assert Prune not in kinds(syps.on_tick(40_000))
+
+
+@pytest.mark.fault("F28")
+def test_a_till_prunes_only_by_what_its_central_said_in_this_connection():
+    """A central that was restored is behind what it once said: until it speaks again nothing is forgotten."""
+    syps = connected(5, stored=5)
+
+    def come(incarnation, *, online=True):
+        return said(CentralPresence, online=online, central_id=CENTRAL, incarnation=incarnation)
+
+    syps.on_central_presence(come(1))
+    assert not syps.may_prune
+    assert syps.next_deadline() > 0
+    syps.on_sales_stored(a_confirmation(5, HELD), HELD, syps.head, 1)
+    assert syps.may_prune
+    for again in ([come(1, online=False), come(1)], [come(2)]):
+        for presence in again:
+            syps.on_central_presence(presence)
+        assert not syps.may_prune
+        syps.on_sales_stored(a_confirmation(2, HELD), HELD, syps.head, 2)
+        assert syps.may_prune
+
+    syps.on_central_presence(come(2))
+    assert syps.may_prune  # It only showed its newest backup.
+    syps.on_disconnected()
+    syps.on_connected(syps.head, 3)
+    syps.on_central_presence(come(2))
+    assert not syps.may_prune
 
 
 # -- When histories disagree -------------------------------------------------------------------------------------------
