@@ -62,6 +62,7 @@ class Subscriber:
         )
         self._lives = 0
         self._wishes_at = now
+        self._rows_at = now + config.sweep_s
         self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
@@ -77,7 +78,7 @@ class Subscriber:
         self._lives += 1
         prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
         core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
-        core.on_started(self.store.tills(), self.store.heard_heads(), self.store.open_tasks(), now)
+        core.on_started(self.store.tills(), self.store.heard_heads(self._clock_ms()), self.store.open_tasks(), now)
         core.backed_up = self.store.backed_up()
         return core
 
@@ -113,6 +114,7 @@ class Subscriber:
                     self._is_linked = True
                     self.collector.on_link_up()
                     self._post.on_link_up(now)
+                    self._take_up_rows(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
                 case Disconnected(reason=reason):
                     self._is_linked = False
@@ -180,6 +182,8 @@ class Subscriber:
                     self.collector.on_task(wish, now)
                 self._write_presences()
                 self._read_changes(now)
+            if now >= self._rows_at:
+                self._take_up_rows(now)
             if self.config.worker == 1 and now >= self._days_at:
                 self._days_at = now + self.config.days_every_s
                 self._note_days()
@@ -192,7 +196,7 @@ class Subscriber:
         """Return when ``tick`` is next needed."""
         if self._begin_at is not None:
             return self._begin_at
-        return min(self._wishes_at, self._days_at, self.collector.next_deadline())
+        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline())
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
@@ -206,6 +210,11 @@ class Subscriber:
             self.collector, self._begin_at = self._begin(now), None
         except _REFUSED:
             self._begin_at = now + self.config.retry_min_s
+
+    def _take_up_rows(self, now: float) -> None:
+        """Look at the rows again: another process with this number may have moved them, or heard of other heads."""
+        self._rows_at = now + self.config.sweep_s
+        self.collector.on_rows(self.store.tills(), self.store.heard_heads(self._clock_ms()), now)
 
     # -- Commands --------------------------------------------------------------------------------------------------
 
@@ -228,7 +237,9 @@ class Subscriber:
     def _note(self, note: do.Note, now: float) -> None:
         at_ms = self._clock_ms()
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
-        self.store.note(at_ms, heads=note.heads, passed=note.passed, verified=note.verified, tasks=tasks)
+        self.store.note(
+            at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
+        )
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
         created_at_ms = at_ms - int((now - task.created_at) * 1000)

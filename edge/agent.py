@@ -350,27 +350,30 @@ class Agent:
                     topic = topics.RECEIPT_CLOSED.of(till=self.config.till_id)
                     self._publish(topic, codec.encode(message), "ring", retain=True)
                 case syps.SendSales(request=request):
-                    self.send_sales(request)
+                    self.send_sales(request, now)
                 case syps.Serve(request=request):
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
                     self.outbox.mark_stored(through, central_id, backed_up)
                     self.syps.head = self.outbox.head()
-                case syps.StartStream(reason=reason):
-                    self._start_stream(reason, now)
+                case syps.StartStream(reason=reason, asked_after=asked_after):
+                    self._start_stream(reason, asked_after, now)
                 case syps.ShowPresence():
                     self.standing.on_news()
                     self._show_presence()
                 case syps.Prune():
                     self._prune()
 
-    def send_sales(self, request: UploadRequest) -> None:
+    def send_sales(self, request: UploadRequest, now: float) -> None:
         """Read what follows ``request.after`` within its limits, pack it and publish it."""
         most = request.limit_documents
         if request.through is not None:
             most = min(most, max(0, request.through - request.after))
         bodies = self.outbox.read_after(request.after, most, request.limit_bytes)
         through = request.after + len(bodies)
+        if not bodies and most and request.after < self.syps.head.newest:
+            self._start_stream(f"number {through + 1} is gone from the outbox", through, now)
+            return
         header = said(
             Sales,
             stream=request.stream,
@@ -398,9 +401,9 @@ class Agent:
         if mid is not None and sent:
             self._sent[mid] = sent
 
-    def _start_stream(self, reason: str, now: float) -> None:
+    def _start_stream(self, reason: str, asked_after: int, now: float) -> None:
         before = self.outbox.head()
-        self.outbox.start_stream()
+        self.outbox.start_stream(asked_after)
         log.warning(
             "stream_started",
             extra={

@@ -79,9 +79,13 @@ class MarkStored:
 
 @dataclass(frozen=True, slots=True)
 class StartStream:
-    """Central and till hold different histories: renumber what is retained in a new stream, then ring."""
+    """Central and till hold different histories: renumber what is retained in a new stream, then ring.
+
+    ``asked_after`` is where central's history of the old one ends, as far as it said.
+    """
 
     reason: str
+    asked_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,4 +344,4 @@ class Syps:
         self._forks.append(now)
         self.counters.streams_started += 1
         asked = "central asked for it" if request.reason == "new_stream" else "its digest is not ours"
-        return [StartStream(f"{asked} at {request.after}")]
+        return [StartStream(f"{asked} at {request.after}", request.after)]
