@@ -17,12 +17,13 @@ from uuid import UUID
 
 import msgspec
 
-from wire.card_number import mask
+from wire.card_number import DIGITS_MIN, mask
 from wire.documents import DOCUMENT_ID_MAX
 
 TENDER_DEPTH_MAX = 32
 """Deeper than any tender: such a document is wrapped like one that cannot be read, and judged at central."""
 
+_NO_CARD_NUMBER = 10 ** (DIGITS_MIN - 1)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _BAD_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -142,6 +143,8 @@ def _mask(value: Any, depth: int = 0) -> tuple[Any, int]:
         items = [_mask(inner, depth + 1) for inner in value]
         return [inner for inner, _ in items], sum(found for _, found in items)
     if isinstance(value, bool) or not isinstance(value, str | int):
+        return value, 0
+    if isinstance(value, int) and abs(value) < _NO_CARD_NUMBER:
         return value, 0
     masked, found = mask(str(value))
     return (masked, found) if found else (value, 0)
