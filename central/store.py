@@ -51,6 +51,7 @@ _OPEN = (
     "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms) VALUES (?, ?, 0, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+_KNOWS = "SELECT 1 FROM watermark WHERE till_id = ? AND stream = ?"
 _PRESENT = (
     "UPDATE watermark SET id = (SELECT max(id) + 1 FROM watermark) WHERE till_id = ? AND stream = ?"
     " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
@@ -250,6 +251,10 @@ class Store:
             self._write(batch)
             after = self._marks({one.till for one in streams})
         return {key: (mark, key not in before) for key, mark in after.items()}
+
+    def knows(self, till: str, stream: str) -> bool:
+        """Say whether a stream of this till has a row."""
+        return self._connection.execute(_KNOWS, (till, stream)).fetchone() is not None
 
     # -- What is written once a second -----------------------------------------------------------------------------
 
