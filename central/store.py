@@ -52,6 +52,7 @@ _OPEN = (
     "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms) VALUES (?, ?, 0, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+_KNOWS = "SELECT 1 FROM watermark WHERE till_id = ? AND stream = ?"
 _PRESENT = (
     "UPDATE watermark SET id = (SELECT max(id) + 1 FROM watermark) WHERE till_id = ? AND stream = ?"
     " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
@@ -287,6 +288,10 @@ class Store:
                 return None
             digest, reached = chain.follow(digest, body), sequence
         return digest if reached == number else None
+
+    def knows(self, till: str, stream: str) -> bool:
+        """Say whether a stream of this till has a row."""
+        return self._connection.execute(_KNOWS, (till, stream)).fetchone() is not None
 
     # -- What is written once a second -----------------------------------------------------------------------------
 

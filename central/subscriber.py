@@ -16,16 +16,18 @@ from wire.codec import SalesLimits
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
+from wire.topics import Address
 
 from . import commands as do
 from . import settings
-from .batch import Outcome, Parcel
+from .batch import NewStream, Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
 from .day_notes import DayNotes
 from .models import MODELS
 from .post import Post
+from .rates import Hourly, Rates
 from .settings import Wanted
 from .store import Store
 from .till_state import Task
@@ -60,6 +62,8 @@ class Subscriber:
             documents=config.limit_documents,
             inflated_bytes=config.limit_bytes + DOCUMENT_LIMIT_MAX_BYTES + codec.HEADER_LIMIT_BYTES,
         )
+        self._rates: Rates[Received] = Rates(config.till_messages_per_s, config.till_messages_burst)
+        self._new_streams = Hourly(config.till_streams_per_hour)
         self._lives = 0
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
@@ -130,26 +134,41 @@ class Subscriber:
         address = topics.parse(received.topic)
         if address is None or address.till is None:
             return []
+        if not self._rates.takes(received.topic, now):
+            return self._put_off(address, received, now)
+        return self._take_one(address, address.till, received, parcels, now)
+
+    def _put_off(self, address: Address, received: Received, now: float) -> list[Command]:
+        """Hold the newest doorbell or presence back until the till's rate allows it; let an unasked upload go."""
+        if address.topic is not topics.SALES and 0 < len(received.payload) <= codec.SMALL_LIMIT_BYTES:
+            self._rates.hold(received.topic, received)
+        if self._rates.is_news(received.topic, now):
+            also = {"topic": received.topic, "over": self._rates.over}
+            log.warning("too_many", extra={"till": address.till, "also": also})
+        return []
+
+    def _take_one(
+        self, address: Address, till: str, received: Received, parcels: list[Parcel], now: float
+    ) -> list[Command]:
         try:
             match address.topic:
                 case topics.SALES:
-                    parcels.append(Parcel(address.till, codec.unpack_sales(received.payload, self._limits)))
+                    parcels.append(Parcel(till, codec.unpack_sales(received.payload, self._limits)))
                 case topics.RECEIPT_CLOSED if received.payload:
                     bell = codec.decode(ReceiptClosed, received.payload)
-                    return self.collector.on_receipt_closed(address.till, bell, now, is_live=not received.retained)
+                    return self.collector.on_receipt_closed(till, bell, now, is_live=not received.retained)
                 case topics.TILL_PRESENCE if received.payload:
                     presence = codec.decode(TillPresence, received.payload)
-                    if self.collector.on_presence(address.till, presence, now):
-                        self._show(address.till, presence, now, is_live=not received.retained)
+                    if self.collector.on_presence(till, presence, now):
+                        self._show(till, presence, now, is_live=not received.retained)
         except codec.WireError as problem:
             self.refused += 1
-            log.warning(
-                "refused", extra={"till": address.till, "also": {"topic": received.topic, "error": str(problem)}}
-            )
+            log.warning("refused", extra={"till": till, "also": {"topic": received.topic, "error": str(problem)}})
         return []
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
-        streams = [command.stream for command in commands if isinstance(command, do.OpenStream)]
+        asked = [command.stream for command in commands if isinstance(command, do.OpenStream)]
+        streams = [one for one in asked if self._may_open(one, now)]
         if not streams:
             return []
         tills = {stream.till for stream in streams}
@@ -160,6 +179,22 @@ class Subscriber:
             answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new)
         return answers
 
+    def _may_open(self, new: NewStream, now: float) -> bool:
+        """Say whether a stream is known, or its till may have a new one within this hour."""
+        return self.store.knows(new.till, new.stream) or self._new_streams.takes(new.till, now)
+
+    def _take_put_off(self, now: float) -> list[Command]:
+        """Take up what was put off and may be heard now: the newest of each."""
+        commands: list[Command] = []
+        for received in self._rates.due(now):
+            if (address := topics.parse(received.topic)) and address.till:
+                commands += self._take_one(address, address.till, received, [], now)
+        for till in self._new_streams.due(now):
+            state = self.collector.tills.get(till)
+            if state and state.bell:
+                commands += self.collector.on_receipt_closed(till, state.bell, now, is_live=state.is_bell_live)
+        return commands + self._open_streams(commands, now)
+
     def _ingest(self, parcels: list[Parcel], now: float) -> list[Command]:
         if not parcels:
             return []
@@ -167,7 +202,13 @@ class Subscriber:
         outcomes = self.store.ingest(parcels, heard, self._clock_ms())
         for outcome in outcomes:
             _log_outcome(outcome)
+            if outcome.kind == "advanced" and outcome.documents:
+                self._give_back(outcome.till)
         return [command for outcome in outcomes for command in self.collector.on_outcome(outcome, now)]
+
+    def _give_back(self, till: str) -> None:
+        """Count an upload out again that brought something or was wanted: who drains a backlog is never slowed."""
+        self._rates.give(topics.SALES.of(till=till, worker=self.config.worker))
 
     # -- What time brings ------------------------------------------------------------------------------------------
 
@@ -187,7 +228,7 @@ class Subscriber:
             if self.config.worker == 1 and now >= self._days_at:
                 self._days_at = now + self.config.days_every_s
                 self._note_days()
-            self._run(self.collector.on_tick(now), now)
+            self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
             self._send_settings(now)
         except _REFUSED as problem:
             self._begin_again(problem, now)
@@ -196,7 +237,8 @@ class Subscriber:
         """Return when ``tick`` is next needed."""
         if self._begin_at is not None:
             return self._begin_at
-        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline())
+        put_off_until = min(self._rates.next_deadline(), self._new_streams.next_deadline())
+        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline(), put_off_until)
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
@@ -222,6 +264,8 @@ class Subscriber:
         for command in commands:
             match command:
                 case do.Ask(till=till, message=message):
+                    if message.reason == "repeat":
+                        self._give_back(till)
                     if self._publish(topics.UPLOAD_REQUEST.of(till=till), message) is None:
                         self.collector.on_link_down()
                 case do.Confirm(till=till, message=message):
