@@ -14,9 +14,11 @@ from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
 from wire.translation import tell
 
 from . import days_cli, reports, settings_cli
+from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
 from .late import late, read_denied
+from .lock import InUseError
 from .migrations import NewerSchemaError
 from .requests_cli import request
 from .service import run as run_worker
@@ -47,7 +49,7 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
-    except (ConfigError, NewerSchemaError) as problem:
+    except (ConfigError, InUseError, NewerSchemaError) as problem:
         raise fail(str(problem)) from problem
 
 
@@ -200,6 +202,8 @@ for _command in (
     days_cli.stores,
     days_cli.audit,
     import_,
+    backup,
+    restore,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,21 @@ import peewee as pw
 
 from wire.reasons import Reason
 
+from .lock import InUseError, Lock
 from .migrations import MIGRATIONS, applied
-from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark, still_quarantined
+from .models import (
+    MODELS,
+    Backup,
+    Central,
+    Document,
+    Gap,
+    HeardHead,
+    Quarantine,
+    Task,
+    Till,
+    Watermark,
+    still_quarantined,
+)
 
 Row = dict[str, Any]
 BUSY_MS = 10_000
@@ -41,7 +54,18 @@ def writing(path: str) -> Iterator[None]:
 def _bound(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
     if not Path(path).exists():
         raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
-    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full"}
+    try:
+        lock = Lock(path)
+    except (InUseError, OSError) as problem:
+        raise NoDatabaseError(str(problem)) from problem
+    with closing(lock), _open(path, mode) as database:
+        yield database
+
+
+@contextmanager
+def _open(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
+    # Only a worker writes the log back: SQLite before 3.51.3 can damage a database where two do it at once.
+    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full", "wal_autocheckpoint": 0}
     database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
     try:
         database.connect()
@@ -75,6 +99,7 @@ def status() -> Row:
         .order_by(Document.id.desc())
         .limit(1)
         .scalar(),
+        "verified_backup_at_ms": Backup.select(Backup.verified_at_ms).order_by(Backup.id.desc()).limit(1).scalar(),
     }
 
 
