@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import peewee as pw
 from wire.program import EXIT_FINDINGS
 
 from .backup import BackupError, Made, make
-from .cli_base import as_json_option, configured, fail, note_option
+from .cli_base import Progress, as_json_option, configured, fail, note_option
 from .lock import InUseError
 from .reports import NoDatabaseError
 from .restore import Restored, RestoreError, plan
@@ -26,19 +25,6 @@ from .verify import NotTrustedError, Verified
 
 _FAILURES = (BackupError, InUseError, NoDatabaseError, NotTrustedError, RestoreError)
 FilePath = click.Path(path_type=Path, exists=True, dir_okay=False)
-
-
-class Progress:
-    """Says on standard error how far a long task is, once a second at most."""
-
-    def __init__(self) -> None:
-        self._next_at = time.monotonic() + 1.0
-
-    def tell(self, what: str, done: int, of: int) -> None:
-        """Hear of progress."""
-        if (now := time.monotonic()) >= self._next_at:
-            self._next_at = now + 1.0
-            click.echo(f"{what}: {done} of {of}", err=True)
 
 
 @contextmanager

@@ -147,18 +147,19 @@ def tasks(most: int, *, is_open: bool = False) -> list[Row]:
     return _dicts(query.where(Task.finished_at_ms.is_null()) if is_open else query)
 
 
-def quarantine(most: int, till: str | None = None, *, settled: bool = False) -> list[Row]:
-    """Return the newest documents in quarantine, without their bytes; with ``settled`` those, too."""
+def quarantine(most: int, till: str | None = None, code: str | None = None, *, everything: bool = False) -> list[Row]:
+    """Return the newest documents in quarantine, without their bytes; those that wait for nobody on demand only."""
     columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
     query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
-    query = query if settled else query.where(still_quarantined())
+    query = query if everything else query.where(still_quarantined())
+    query = query.where(Quarantine.code == code) if code else query
     return _dicts(query.where(Quarantine.till_id == till) if till else query)
 
 
-def quarantined_bytes(number: int) -> bytes | None:
-    """Return the exact bytes of one document in quarantine, None if there is no such number."""
-    row = Quarantine.get_or_none(Quarantine.id == number)
-    return bytes(row.body) if row else None
+def quarantined(number: int) -> Row | None:
+    """Return one document in quarantine with its exact bytes, None if there is no such number."""
+    rows = _dicts(Quarantine.select().where(Quarantine.id == number))
+    return rows[0] | {"body": bytes(rows[0]["body"])} if rows else None
 
 
 def documents(most: int, **wanted: str | None) -> list[Row]:
