@@ -19,6 +19,7 @@ from .carriage import Imported
 from .cli_base import configured, fail, note_option
 from .config import CentralConfig
 from .late import read_denied
+from .lock import InUseError
 from .migrations import NewerSchemaError
 from .service import open_store, wall_clock_ms
 from .store import Store
@@ -56,7 +57,7 @@ def import_(
     try:
         config = configured(context)
         done = _import(config, path, fleet_key_file or Path(config.fleet_key_file), answer, note)
-    except (CarriageError, ConfigError, NewerSchemaError, OSError) as problem:
+    except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError) as problem:
         raise fail(f"{path}: {problem}") from problem
     except _BUSY as problem:
         raise fail(f"{path}: the database refused ({problem}); import again, nothing is doubled") from problem

@@ -14,10 +14,13 @@ from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
 from wire.translation import tell
 
 from . import days_cli, reports, settings_cli
+from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
 from .late import late, read_denied
+from .lock import InUseError
 from .migrations import NewerSchemaError
+from .quarantine_cli import quarantine
 from .requests_cli import request
 from .service import run as run_worker
 from .service import wall_clock_ms
@@ -47,7 +50,7 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
-    except (ConfigError, NewerSchemaError) as problem:
+    except (ConfigError, InUseError, NewerSchemaError) as problem:
         raise fail(str(problem)) from problem
 
 
@@ -121,31 +124,6 @@ def tasks(context: click.Context, is_open: bool, most: int, as_json: bool) -> No
     table(rows, columns, as_json)
 
 
-@central.group(invoke_without_command=True)
-@click.option("--till", help="Only of this till.")
-@click.option("--settled", is_flag=True, help="Also those that a person has settled.")
-@most_option
-@as_json_option
-@click.pass_context
-def quarantine(context: click.Context, till: str | None, settled: bool, most: int, as_json: bool) -> None:
-    """List documents that could not be accepted, with the code and the field that is wrong; or settle one."""
-    if context.invoked_subcommand:
-        return
-    rows = read(context, lambda: reports.quarantine(most, till, settled=settled))
-    table(rows, ("id", "till_id", "sequence", "document_id", "code", "reason"), as_json)
-
-
-@quarantine.command("show")
-@click.argument("number", type=int)
-@click.pass_context
-def show_quarantined(context: click.Context, number: int) -> None:
-    """Print the exact bytes of document NUMBER in quarantine."""
-    body = read(context, lambda: reports.quarantined_bytes(number))
-    if body is None:
-        raise fail(f"no number {number} is in quarantine; see: tillstream central quarantine --settled")
-    sys.stdout.buffer.write(body + b"\n")
-
-
 @central.command()
 @click.option("--till", "till_id")
 @click.option("--store", "store_id")
@@ -200,9 +178,11 @@ for _command in (
     days_cli.stores,
     days_cli.audit,
     import_,
+    backup,
+    restore,
+    quarantine,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):
     tills.add_command(_decision)
 gaps.add_command(days_cli.close_gap)
-quarantine.add_command(days_cli.settle)

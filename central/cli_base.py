@@ -81,6 +81,19 @@ def _within(bound: Callable[[str], Any], config: CentralConfig, act: Callable[[]
         raise fail(f"what was typed is no UTF-8 text: {problem.object!r}") from problem
 
 
+class Progress:
+    """Says on standard error how far a long task is, once a second at most."""
+
+    def __init__(self) -> None:
+        self._next_at = time.monotonic() + 1.0
+
+    def tell(self, what: str, done: int, of: int) -> None:
+        """Hear of progress."""
+        if (now := time.monotonic()) >= self._next_at:
+            self._next_at = now + 1.0
+            click.echo(f"{what}: {done} of {of}", err=True)
+
+
 def table(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
     """Print rows as a table for people, or as JSON."""
     if as_json:

@@ -65,6 +65,9 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""
 
+    backups_keep: Annotated[int, Meta(ge=1, le=10_000)] = 7
+    """How many backups stay in the folder they are made in; the newest ones."""
+
     fleet_key_file: str = FLEET_KEY_FILE
     """What tills' tokens are made from: it checks the seal of documents that were carried by file."""
     deny_file: str = ""

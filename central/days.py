@@ -102,11 +102,11 @@ _UNSEEN = (
     + " FROM (SELECT till_id, stream, 'gap' AS kind, first, last, '' AS code, reason, found_at_ms AS seen_at_ms"
     " FROM gap WHERE closed_at_ms IS NULL UNION ALL"
     " SELECT till_id, stream, 'quarantined', sequence, sequence, code, reason, received_at_ms FROM quarantine q"
-    " WHERE q.settled_at_ms IS NULL AND (q.code = 'conflict' OR NOT EXISTS (SELECT 1 FROM document s"
+    " WHERE q.discarded_at_ms IS NULL AND (q.code = 'conflict' OR NOT EXISTS (SELECT 1 FROM document s"
     " WHERE s.till_id = q.till_id AND s.document_id = q.document_id))) AS u"
     " WHERE u.till_id IN ({tills}) ORDER BY u.till_id, u.stream, u.first"
 )
-"""Gaps that nobody closed; quarantine that nobody settled, less what came again under its id and was accepted."""
+"""Gaps that nobody closed; quarantine that nobody discarded, less what came again under its id and was accepted."""
 
 
 # -- A store's day -----------------------------------------------------------------------------------------------------

@@ -274,21 +274,6 @@ def close_gap(context: click.Context, number: int, note: str) -> None:
 
 
 @click.command()
-@click.argument("number", type=click.IntRange(1, NUMBER_MAX))
-@note_option
-@click.pass_context
-def settle(context: click.Context, number: int, note: str) -> None:
-    """Say that nothing more will come of document NUMBER in quarantine; its bytes stay.
-
-    \b
-    Example:
-      tillstream central quarantine settle 12 --note "test receipt of the installer"
-    """
-    is_new = _decide(context, lambda: decisions.settle(number, note, wall_clock_ms()))
-    click.echo(f"{number} is settled" if is_new else f"{number} was settled before; nothing changed")
-
-
-@click.command()
 @click.argument("till")
 @note_option
 @click.pass_context

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import audit
-from .models import Gap, Quarantine, StoreRow, Till
+from .models import Gap, StoreRow, Till
 from .store_clock import DEFAULT_CUT_OFF, DEFAULT_TIME_ZONE, store_clock
 
 STORE_ID_MAX = 64
@@ -46,24 +46,15 @@ def approve(till_id: str, note: str, at_ms: int) -> bool:
 
 def close_gap(number: int, note: str, at_ms: int) -> bool:
     """Say that what a gap lacks will not come, and why that is known; False if it was closed already."""
-    return _end(Gap, number, "closed_at_ms", "close gap", note, at_ms)
-
-
-def settle(number: int, note: str, at_ms: int) -> bool:
-    """Say that nothing more will come of a document in quarantine, and why; False if it was settled already."""
-    return _end(Quarantine, number, "settled_at_ms", "settle quarantine", note, at_ms)
-
-
-def _end(model: type[Gap | Quarantine], number: int, column: str, action: str, note: str, at_ms: int) -> bool:
     if not note.strip():
         raise DecisionError("this needs a note: how is it known, and by whom?")
-    found = model.get_or_none(model.id == number)
+    found = Gap.get_or_none(Gap.id == number)
     if found is None:
         raise DecisionError(f"there is no number {number} there")
-    if getattr(found, column) is not None:
+    if found.closed_at_ms is not None:
         return False
-    model.update({column: at_ms, "note": audit.a_note(note)}).where(model.id == number).execute()
-    audit.record(action, f"{number}, till {found.till_id}", note, at_ms)
+    Gap.update(closed_at_ms=at_ms, note=audit.a_note(note)).where(Gap.id == number).execute()
+    audit.record("close gap", f"{number}, till {found.till_id}", note, at_ms)
     return True
 
 

@@ -91,6 +91,7 @@ CREATE INDEX document_by_sequence ON document (till_id, stream, sequence);
 
 _TABLES_4 = """
 ALTER TABLE watermark ADD COLUMN backed_up BIGINT;
+ALTER TABLE quarantine RENAME COLUMN settled_at_ms TO discarded_at_ms;
 CREATE TABLE backup (
   id {ID}, path TEXT NOT NULL, made_at_ms BIGINT NOT NULL, verified_at_ms BIGINT NOT NULL, size_bytes BIGINT NOT NULL,
   documents BIGINT NOT NULL);
@@ -115,7 +116,7 @@ def _completeness(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_3.format(**words))
 
 
-def _backups(database: pw.Database, words: dict[str, str]) -> None:
+def _backups_and_discarded(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_4.format(**words))
 
 
@@ -124,8 +125,12 @@ def _histories(database: pw.Database, words: dict[str, str]) -> None:
 
 
 MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (
-    _tables, _views, _completeness, _backups, _histories,
-)  # fmt: skip
+    _tables,
+    _views,
+    _completeness,
+    _backups_and_discarded,
+    _histories,
+)
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 
 

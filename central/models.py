@@ -82,7 +82,7 @@ class Quarantine(pw.Model):
     received_at_ms = pw.BigIntegerField()
     body_digest = pw.BlobField()
     body = pw.BlobField()
-    settled_at_ms = pw.BigIntegerField(null=True)
+    discarded_at_ms = pw.BigIntegerField(null=True)
     """When a person decided that nothing more will come of it."""
     note = pw.TextField(default="")
 
@@ -93,12 +93,12 @@ class Quarantine(pw.Model):
 def still_quarantined() -> Any:
     """Return the condition for what a person still has to look at.
 
-    Settled is what somebody settled, or what came again under its id and was accepted; a conflict settles by no means.
+    Not what somebody discarded, nor what came again under its id and was accepted; a conflict waits in any case.
     """
     accepted = Document.select(pw.SQL("1")).where(
         (Document.till_id == Quarantine.till_id) & (Document.document_id == Quarantine.document_id)
     )
-    return Quarantine.settled_at_ms.is_null() & ((Quarantine.code == "conflict") | ~pw.fn.EXISTS(accepted))
+    return Quarantine.discarded_at_ms.is_null() & ((Quarantine.code == "conflict") | ~pw.fn.EXISTS(accepted))
 
 
 class HeardHead(pw.Model):

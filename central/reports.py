@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,21 @@ import peewee as pw
 
 from wire.reasons import Reason
 
+from .lock import InUseError, Lock
 from .migrations import MIGRATIONS, applied
-from .models import MODELS, Central, Document, Gap, HeardHead, Quarantine, Task, Till, Watermark, still_quarantined
+from .models import (
+    MODELS,
+    Backup,
+    Central,
+    Document,
+    Gap,
+    HeardHead,
+    Quarantine,
+    Task,
+    Till,
+    Watermark,
+    still_quarantined,
+)
 
 Row = dict[str, Any]
 BUSY_MS = 10_000
@@ -41,7 +54,18 @@ def writing(path: str) -> Iterator[None]:
 def _bound(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
     if not Path(path).exists():
         raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
-    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full"}
+    try:
+        lock = Lock(path)
+    except (InUseError, OSError) as problem:
+        raise NoDatabaseError(str(problem)) from problem
+    with closing(lock), _open(path, mode) as database:
+        yield database
+
+
+@contextmanager
+def _open(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
+    # Only a worker writes the log back: SQLite before 3.51.3 can damage a database where two do it at once.
+    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full", "wal_autocheckpoint": 0}
     database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
     try:
         database.connect()
@@ -75,6 +99,7 @@ def status() -> Row:
         .order_by(Document.id.desc())
         .limit(1)
         .scalar(),
+        "verified_backup_at_ms": Backup.select(Backup.verified_at_ms).order_by(Backup.id.desc()).limit(1).scalar(),
     }
 
 
@@ -122,18 +147,19 @@ def tasks(most: int, *, is_open: bool = False) -> list[Row]:
     return _dicts(query.where(Task.finished_at_ms.is_null()) if is_open else query)
 
 
-def quarantine(most: int, till: str | None = None, *, settled: bool = False) -> list[Row]:
-    """Return the newest documents in quarantine, without their bytes; with ``settled`` those, too."""
+def quarantine(most: int, till: str | None = None, code: str | None = None, *, everything: bool = False) -> list[Row]:
+    """Return the newest documents in quarantine, without their bytes; those that wait for nobody on demand only."""
     columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
     query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
-    query = query if settled else query.where(still_quarantined())
+    query = query if everything else query.where(still_quarantined())
+    query = query.where(Quarantine.code == code) if code else query
     return _dicts(query.where(Quarantine.till_id == till) if till else query)
 
 
-def quarantined_bytes(number: int) -> bytes | None:
-    """Return the exact bytes of one document in quarantine, None if there is no such number."""
-    row = Quarantine.get_or_none(Quarantine.id == number)
-    return bytes(row.body) if row else None
+def quarantined(number: int) -> Row | None:
+    """Return one document in quarantine with its exact bytes, None if there is no such number."""
+    rows = _dicts(Quarantine.select().where(Quarantine.id == number))
+    return rows[0] | {"body": bytes(rows[0]["body"])} if rows else None
 
 
 def documents(most: int, **wanted: str | None) -> list[Row]:

@@ -32,9 +32,10 @@ def wall_clock_ms() -> int:
 
 
 def open_store(config: CentralConfig) -> Store:
-    """Open central's database, making its folder first."""
+    """Open central's database, making its folder first; what stores sold only its owner may read."""
     if not is_memory(config.database):
         Path(config.database).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(config.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     return Store(config.database, make_central_id, approve_tills=config.approve_tills)
 
 

@@ -32,6 +32,7 @@ from .batch import (
     with_conflicts,
 )
 from .judge import Accepted, Refused, judge
+from .lock import Lock
 from .migrations import migrate
 
 log = logging.getLogger("tillstream.central")
@@ -123,10 +124,14 @@ class Store:
     """Central's database, SQLite in WAL mode with ``synchronous=full``. Used by one thread only."""
 
     def __init__(self, path: str, make_id: Callable[[], str], *, approve_tills: bool = False) -> None:
-        """Open the database, making or migrating it first; raises NewerSchemaError if it is ahead of this version."""
+        """Open the database, making or migrating it first.
+
+        Raises NewerSchemaError if it is ahead of this version, InUseError while a backup is being put in its place.
+        """
         pragmas: dict[str, Any] = {"synchronous": "full", "foreign_keys": 1, "busy_timeout": 10_000}
         if not is_memory(path):
             pragmas |= {"journal_mode": "wal", "cache_size": -65_536}
+        self._lock = None if is_memory(path) else Lock(path)
         self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
         self.database.connect()
         self._connection = cast("sqlite3.Connection", self.database.connection())
@@ -146,6 +151,8 @@ class Store:
     def close(self) -> None:
         """Close the connection; everything that was said to be stored is."""
         self.database.close()
+        if self._lock:
+            self._lock.close()
 
     # -- A document's path -----------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ import pytest
 from click.testing import CliRunner
 from factories import NOW_MS, TILL, a_parcel, a_sale, a_store, a_stream
 
-from central import days, decisions, late, reports
+from central import days, decisions, late, quarantine, reports
 from central.batch import NewStream
 from central.cli import central
 from central.decisions import DecisionError
 from central.models import MODELS, Audit
+from central.quarantine import Chosen
 from wire.reasons import Reason
 
 DAY = "2026-03-01"
@@ -43,12 +44,12 @@ def test_a_gap_and_a_quarantined_document_are_missing_until_a_person_says_otherw
     assert decisions.close_gap(1, "booked by hand", NOW_MS)
     assert missing() == ["quarantined"]
     assert late.late(NOW_MS)[TILL].code != "up_to_date"
-    assert decisions.settle(1, "test receipt", NOW_MS)
+    assert quarantine.discard(Chosen((1,)), "test receipt", NOW_MS)
     assert missing() == []
 
     assert not decisions.close_gap(1, "again", NOW_MS)
-    assert not decisions.settle(1, "again", NOW_MS)
-    assert [row.action for row in Audit.select()] == ["close gap", "settle quarantine"]
+    assert not quarantine.discard(Chosen((1,)), "again", NOW_MS)
+    assert [row.action for row in Audit.select()] == ["close gap", "discard"]
 
 
 def test_what_came_again_and_was_accepted_is_settled_everywhere(store, tmp_path):
@@ -62,7 +63,7 @@ def test_what_came_again_and_was_accepted_is_settled_everywhere(store, tmp_path)
     store.ingest([settled], {}, NOW_MS)
 
     assert (reports.quarantine(9), reports.status()["quarantined"], missing()) == ([], 0, [])
-    assert len(reports.quarantine(9, settled=True)) == 1
+    assert len(reports.quarantine(9, everything=True)) == 1
     assert late.late(NOW_MS)[TILL].code != "quarantined"
 
 
@@ -72,7 +73,7 @@ def test_the_bytes_of_a_quarantined_document_can_be_looked_at(store, tmp_path):
     def run(*arguments):
         return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
 
-    assert run("quarantine", "show", "1").stdout_bytes == BAD + b"\n"
+    assert run("quarantine", "show", "1").stdout_bytes == BAD
     assert run("quarantine", "show", "9").exit_code == 1
     nothing = run("documents", "--id", "bad", "--bytes")
     assert (nothing.exit_code, "quarantine" in nothing.output) == (1, True)
@@ -81,23 +82,23 @@ def test_the_bytes_of_a_quarantined_document_can_be_looked_at(store, tmp_path):
 @pytest.mark.parametrize(("number", "note", "said"), [(1, " ", "note"), (9, "why", "no number 9")])
 def test_a_decision_needs_a_note_and_something_to_decide(store, number, note, said):
     """Nothing is closed in silence, and nothing that is not there."""
-    for decide in (decisions.close_gap, decisions.settle):
+    for decide in (decisions.close_gap, lambda *given: quarantine.discard(Chosen((given[0],)), *given[1:])):
         with pytest.raises(DecisionError, match=said):
             decide(number, note, NOW_MS)
     assert Audit.select().count() == 0
 
 
 def test_the_commands_say_what_they_did_and_the_lists_what_is_left(store, tmp_path):
-    """`gaps` and `quarantine` list what is open; what was settled is shown on demand."""
+    """`gaps` and `quarantine` list what is open; what was decided is shown on demand."""
 
     def run(*arguments):
         return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
 
     assert run("gaps", "close", "1", "--note", "why").output == "gap 1 is closed\n"
     assert "closed before" in run("gaps", "close", "1", "--note", "why").output
-    assert run("quarantine", "settle", "1", "--note", "why").output == "1 is settled\n"
+    assert run("quarantine", "discard", "1", "--note", "why").output == "discarded 1\n"
     assert run("gaps", "--json").output == run("quarantine", "--json").output == "[]\n"
-    assert '"code": "bad_schema"' in run("quarantine", "--settled", "--json").output
+    assert '"code": "bad_schema"' in run("quarantine", "--all", "--json").output
 
 
 def test_tills_tell_why_they_are_late_in_the_language_of_the_reader(store, tmp_path, monkeypatch):

@@ -1,0 +1,161 @@
+"""Makes a copy of central's database while it is in use, verifies it, and notes in the database what it holds.
+
+What is noted is told to the tills: they forget nothing that is in no verified backup. So it is noted last, when the
+copy has its name and is on the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from . import audit, reports
+from .lock import locked
+from .models import Backup, Central, Watermark
+from .verify import Tell, Verified, verify
+
+PAGES_A_STEP = 4096
+_NOTE = (
+    "UPDATE watermark SET backed_up = ? WHERE till_id = ? AND stream = ? AND through >= ?"
+    " AND coalesce(backed_up, -1) < ?"
+)
+
+
+class BackupError(Exception):
+    """No backup was made; the text says why. What was there before is as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that stands under its name, and the older ones that made room for it."""
+
+    path: Path
+    size_bytes: int
+    made_at_ms: int
+    verified_at_ms: int
+    verified: Verified
+    removed: tuple[Path, ...]
+
+
+def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], int], tell: Tell) -> Made:
+    """Back a database up into a folder, or to a file of that name; of the ones in the folder ``keep`` stay.
+
+    Raises BackupError, NotTrustedError if the copy is not whole, and what reading the database may raise.
+    """
+    with reports.reading(database):
+        central_id = Central.get().central_id
+    made_at_ms = clock_ms()
+    target = _target(to, Path(database), f"central-{central_id}-", made_at_ms)
+    part = target.with_name(f".{target.name}.part")
+    with locked(database):
+        try:
+            with _own(part):
+                _copy(Path(database), part, tell)
+                sync(part)
+                verified = verify(part, tell)
+                part.replace(target)
+            sync(target.parent)
+        except OSError as problem:
+            raise BackupError(f"{target}: {problem}") from problem
+        size_bytes, verified_at_ms = target.stat().st_size, clock_ms()
+        with reports.writing(database):
+            _note(target, size_bytes, made_at_ms, verified_at_ms, verified, note)
+    removed = _remove_older(target, f"central-{central_id}-", keep) if to.is_dir() else ()
+    return Made(target, size_bytes, made_at_ms, verified_at_ms, verified, removed)
+
+
+@contextmanager
+def _own(part: Path) -> Iterator[None]:
+    """Make an empty file that is gone afterwards, unless it was renamed; only its owner may read what stores sold.
+
+    Its lock tells the next backup that this one still lives.
+    """
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file contains, or which names a folder has."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _target(to: Path, database: Path, prefix: str, at_ms: int) -> Path:
+    if not to.is_dir():
+        if not to.parent.is_dir():
+            raise BackupError(f"there is no folder {to.parent}")
+        if to.exists() and to.samefile(database):
+            raise BackupError(f"{to} is the database itself")
+        return to.parent.resolve() / to.name
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
+    target = to.resolve() / f"{prefix}{stamp}{at_ms % 1000:03d}Z.db"
+    if target.exists():
+        raise BackupError(f"{target} is there already")
+    return target
+
+
+def _copy(database: Path, part: Path, tell: Tell) -> None:
+    """Copy the database as it is at one moment, while others go on writing."""
+    room = os.statvfs(part.parent)
+    needed, free = database.stat().st_size, room.f_bavail * room.f_frsize
+    if needed > free:
+        raise BackupError(f"{part.parent} has room for {free} bytes, the database has {needed}")
+    source = sqlite3.connect(f"file:{database.resolve()}?mode=ro", uri=True, isolation_level=None)
+    with closing(source), closing(sqlite3.connect(part, isolation_level=None)) as copy:
+        copy.execute("PRAGMA synchronous = off")  # The whole file is synced afterwards.
+        # One reading transaction from beginning to end: without it the copy would begin anew at each commit.
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM migration").fetchone()
+        source.backup(
+            copy,
+            pages=PAGES_A_STEP,
+            progress=lambda _, left, pages: tell("copying pages", pages - left, pages),
+        )
+        source.execute("ROLLBACK")
+
+
+def _note(target: Path, size_bytes: int, made_at_ms: int, verified_at_ms: int, verified: Verified, note: str) -> None:
+    """Note in one transaction how far each stream is in the backup; one that is not whole stays where it was."""
+    central = Central.get()
+    if (central.central_id, central.incarnation) != (verified.central_id, verified.incarnation):
+        raise BackupError(f"{target} is of another database than the one that is there now")
+    connection = cast("sqlite3.Connection", Watermark._meta.database.connection())  # noqa: SLF001 -- peewee's documented way
+    whole = [one for one in verified.streams if not one.problem]
+    connection.executemany(_NOTE, [(one.through, one.till_id, one.stream, one.through, one.through) for one in whole])
+    row: dict[str, Any] = {"path": str(target), "size_bytes": size_bytes, "documents": verified.documents}
+    Backup.create(**row, made_at_ms=made_at_ms, verified_at_ms=verified_at_ms)
+    audit.record("backup", str(target), note, verified_at_ms)
+
+
+def _remove_older(target: Path, prefix: str, keep: int) -> tuple[Path, ...]:
+    """Remove this central's older backups beside the one just made, and what backups that were killed left there."""
+    for part in filter(_is_abandoned, target.parent.glob(f".{prefix}*.part")):
+        part.unlink(missing_ok=True)
+        part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+    others = sorted((one for one in target.parent.glob(f"{prefix}*.db") if one != target), reverse=True)
+    too_many = tuple(others[keep - 1 :])
+    for one in too_many:
+        one.unlink()
+    return too_many
+
+
+def _is_abandoned(part: Path) -> bool:
+    with suppress(OSError), part.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
