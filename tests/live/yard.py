@@ -28,7 +28,7 @@ from edge.intake.http_socket import UnixConnection
 from fleet.baskets import Register
 from fleet.catalogue import make_catalogue
 from fleet.ledger import SUFFIX, Ledger, fingerprint, read
-from fleet.pos import FirstThat, Journal, Pos, Socket, SpoolFolder, ring
+from fleet.pos import FirstThat, Journal, NotTakenError, Pos, Socket, SpoolFolder, identity_of, ring
 from fleet.processes import Site, listens
 from wire.automation import with_per_receipt_upload
 
@@ -63,24 +63,32 @@ class Till:
 
     def __init__(self, yard: Yard, till_id: str, command: list[str], log: Path, seed: str) -> None:
         self.till_id, self._yard = till_id, yard
-        self.folder, self.run_dir = yard.site.folder / "tills" / till_id, yard.site.run_dir(till_id)
+        self.state_dir = yard.agents_on / till_id
+        self.run_dir = yard.site.run_dir(till_id)
         self.agent = Forked(yard.nursery, command, log)
-        TillAutomation(self.folder).change(lambda automation: with_per_receipt_upload(automation)[0])
+        TillAutomation(self.state_dir).change(lambda automation: with_per_receipt_upload(automation)[0])
         books = (Ledger(yard.books, till_id, fsync=False), Journal(yard.books, till_id, fsync=False))
         self.taken = 0
-        socket = Socket(self.run_dir / "edge.sock", POS_TIMEOUT_S)
-
-        def hand_over(body: bytes, /) -> None:
-            socket(body)
-            self.taken += 1
-
-        way = FirstThat(hand_over, SpoolFolder(self.folder / "spool"))
-        self.pos = Pos(*books, way, lambda: ring(self.run_dir / "ring"))
+        self.promised: dict[str, str] = {}
+        """What this POS was told is kept, by socket or by spool: id and fingerprint."""
+        self._socket = Socket(self.run_dir / "edge.sock", POS_TIMEOUT_S)
+        self._either = FirstThat(self._hand_over, SpoolFolder(self.state_dir / "spool"))
+        self.pos = Pos(*books, self._hand_over_somehow, lambda: ring(self.run_dir / "ring"))
         self._register = Register(till_id, Random(f"{seed} {till_id}"), make_catalogue(Random(7)))
         self._now_ms = START_MS
-        self.closed = 0
+        self.closed = self.examined = 0
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+
+    def _hand_over(self, body: bytes, /) -> None:
+        self._socket(body)
+        self.taken += 1
+
+    def _hand_over_somehow(self, body: bytes, /) -> None:
+        self._either(body)
+        if self._yard.is_dark:
+            raise NotTakenError("the POS loses its power with the till, and hears nothing any more")
+        self.promised[identity_of(body)] = fingerprint(body)
 
     def close_document(self) -> None:
         self._now_ms += 60_000
@@ -120,6 +128,7 @@ class Till:
             if self.closed - self._yard.stored.get(self.till_id, 0) < self._yard.unsent_most:
                 self.close_document()
             else:
+                self.pos.repeat()
                 self._stopping.wait(0.005)
 
 
@@ -139,22 +148,31 @@ class Yard:
         agent_settings: dict | None = None,
         central_settings: dict | None = None,
         unsent_most: float = UNSENT_MOST,
+        agents_on: Path | None = None,
+        central_on: Path | None = None,
     ) -> None:
-        """Let a POS wait with its next customer while its till owes ``unsent_most``."""
-        self.unsent_most = unsent_most
+        """Let a POS wait with its next customer while its till owes ``unsent_most``.
+
+        ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep.
+        """
+        self.unsent_most, self.is_dark = unsent_most, False
         self.nursery, self.site, self.seed = nursery, Site(folder, keep=True), seed
         self.site.fleet_key = FLEET_KEY
         (self.site.folder / "fleet.key").write_bytes(FLEET_KEY)
         self.books, self.stored = self.site.books, Counter[str]()
         self.broker = self._broker(broker)
-        child = self.site.central(**CENTRAL | (central_settings or {}))
-        self.database = Path((central_settings or {}).get("database", self.site.database))
+        self.agents_on = agents_on or self.site.folder / "tills"
+        self.database = central_on / "central.db" if central_on else self.site.database
+        child = self.site.central(**CENTRAL | {"database": str(self.database)} | (central_settings or {}))
         self.central = Forked(nursery, [*central, *child.command[1:]], child.log_path)
         self.tills = [self._till(till_id, agent, agent_settings or {}) for till_id in TILLS[:tills]]
         self._reader: sqlite3.Connection | None = None
 
     def _till(self, till_id: str, program: tuple[str, ...], settings: dict) -> Till:
-        child = self.site.agent(till_id, self.site.port, **AGENT | settings)
+        state = self.agents_on / till_id
+        kept = {"state_dir": str(state), "spool_dir": str(state / "spool")}
+        child = self.site.agent(till_id, self.site.port, **AGENT | kept | settings)
+        (state / "spool").mkdir(parents=True, exist_ok=True)
         return Till(self, till_id, [*program, *child.command[1:]], child.log_path, str(self.seed))
 
     def _broker(self, kind: str) -> Forked:
