@@ -162,6 +162,10 @@ class Collector:
             state.is_online = False
         return True
 
+    def on_clock(self, till: str, *, is_right: bool) -> None:
+        """Note whether a till's clock is about ours: with a wrong one it must forget nothing."""
+        self.tills[till].is_clock_right = is_right
+
     def _is_back(self, state: TillState) -> None:
         """Ask a till now that was not asked because it was away."""
         was_away, state.is_online = state.is_online is False, True
@@ -337,6 +341,7 @@ class Collector:
             digest=mark.digest,
             central_id=self.central_id,
             backed_up=self.backed_up.of(till, mark.stream),
+            keep=not state.is_clock_right,
             quarantined=quarantined,
         )
         return Confirm(till, message)
@@ -447,6 +452,7 @@ class Collector:
             worker=self.worker,
             task=task.task_id,
             reason="repeat" if span else self._reason(state, task),
+            keep=not state.is_clock_right,
         )
 
     def _give_up_repeat(self, state: TillState, task: Task) -> None:

@@ -61,6 +61,10 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """New streams of one till; further ones wait. A till makes at most ``new_streams_per_hour``, two that share a name
     twice as many."""
 
+    look_every_s: Annotated[float, Meta(gt=0, le=60)] = 1
+    """How often the rows are looked at for what people asked and changed."""
+    clock_skew_max_s: Seconds = 43_200
+    """A till whose clock is further from central's is told to forget nothing; half a day is no forgotten time zone."""
     days_every_s: Seconds = 5
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""

@@ -218,7 +218,7 @@ class Subscriber:
             if not self._is_ready(now):
                 return
             if now >= self._wishes_at:
-                self._wishes_at = now + 1.0
+                self._wishes_at = now + self.config.look_every_s
                 for wish in self.store.wishes():
                     self.collector.on_task(wish, now)
                 self._write_presences()
@@ -300,6 +300,8 @@ class Subscriber:
         """Keep what a till shows. One that the broker kept was made earlier, and says nothing of the till's clock."""
         at_ms = self._clock_ms()
         skew_ms = presence.clock_ms - at_ms if is_live and presence.online else None
+        if skew_ms is not None:
+            self.collector.on_clock(till, is_right=abs(skew_ms) <= self.config.clock_skew_max_s * 1000)
         shown_at_ms = at_ms if is_live else min(at_ms, presence.clock_ms)
         shown = msgspec.json.encode(presence).decode()
         self._presences[till] = (

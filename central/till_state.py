@@ -56,6 +56,8 @@ class TillState:
     """What a person asked for once more; taken up only while nothing new is owed."""
     is_online: bool | None = None
     connection: int = -1
+    is_clock_right: bool = False
+    """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True
     bad_digests: int = 0
     taken_over: dict[str, int] = field(default_factory=dict)

@@ -36,6 +36,10 @@ STATUS_EVERY_S = 1.0
 """A macro that shows the status does so at most this often, however often its event happens."""
 
 
+CLOCK_JUMP_MAX_S = 3600.0
+"""By more than this the time of day may not have run away from the monotonic clock when something is forgotten."""
+
+
 class AsideFullError(Exception):
     """The oversize documents kept aside have reached their limit."""
 
@@ -73,6 +77,7 @@ class Agent:
         self._generation = 0
         self._sent: dict[int, Sent] = {}
         self._was_cut = False
+        self._clock_ahead_ms = 0.0
         self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
@@ -188,7 +193,7 @@ class Agent:
         prepared = prepare(given, self.config.document_limit_bytes, make_id)
         if prepared.aside is not None:
             self._keep_aside(prepared)
-        appended = self._append(prepared)
+        appended = self._append(prepared, now)
         if appended.is_new:
             self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
@@ -201,7 +206,7 @@ class Agent:
         self._run(self.syps.on_appended(self.outbox.head(), now, rings=bool(rings), urgent=urgent), now)
         self._do((step for step in steps if not isinstance(step, automation.Ring)), now)
 
-    def _append(self, prepared: Prepared) -> Appended:
+    def _append(self, prepared: Prepared, now: float) -> Appended:
         def append() -> Appended:
             return self.outbox.append(
                 prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
@@ -216,7 +221,7 @@ class Agent:
                 log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
             if self.syps.may_prune:
-                self._prune()
+                self._prune(now)
             appended = append()
         self.standing.is_outbox_full = False
         return appended
@@ -354,6 +359,7 @@ class Agent:
                 case syps.Serve(request=request):
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
+                    self._clock_ahead_ms = self._clock_ms() - now * 1000
                     self.outbox.mark_stored(through, central_id, backed_up)
                     self.syps.head = self.outbox.head()
                 case syps.StartStream(reason=reason, asked_after=asked_after):
@@ -362,7 +368,7 @@ class Agent:
                     self.standing.on_news()
                     self._show_presence()
                 case syps.Prune():
-                    self._prune()
+                    self._prune(now)
 
     def send_sales(self, request: UploadRequest, now: float) -> None:
         """Read what follows ``request.after`` within its limits, pack it and publish it."""
@@ -415,7 +421,11 @@ class Agent:
         )
         self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
 
-    def _prune(self) -> None:
+    def _prune(self, now: float) -> None:
+        """Forget what is old, unless the clock has jumped since central said that it is right."""
+        if abs(self._clock_ms() - now * 1000 - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
+            log.warning("clock_jumped", extra={"till": self.config.till_id})
+            return
         retention_days = self.automation.limits.retention_days or self.config.retention_days
         before_ms = self._clock_ms() - int(retention_days * 86_400_000)
         while count := self.outbox.prune(before_ms):

@@ -90,6 +90,8 @@ class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     worker: Worker
     task: ShortId
     reason: Reason = "doorbell"
+    keep: bool = False
+    """Forget nothing: the till's clock, by which it would, is not known to be right."""
 
 
 class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,6 +124,8 @@ class SalesStored(Message, frozen=True, kw_only=True, omit_defaults=True):
     digest: Digest
     central_id: ShortId
     backed_up: Sequence | None = None
+    keep: bool = False
+    """As in a request."""
     quarantined: Annotated[tuple[Quarantined, ...], Meta(max_length=10_000)] = ()
 
 

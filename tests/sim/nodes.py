@@ -35,6 +35,7 @@ SALE = (
     b'"totals":{"total_minor":%d}}'
 )
 BATCH_MAX = 500
+RETENTION_S = 35 * 86_400
 SENT_MAX, QUEUED_MAX = 64, 10_000
 """Bounds that a run must keep: messages of a till without PUBACK, and events that wait at central."""
 _names = count()
@@ -156,9 +157,14 @@ class CentralNode(Node):
         filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=1))
         super().__init__(world, "central-1", filters, memory, wants_acks=False, reconnect_max_s=30.0)
         self.watch = watch
-        quick = {"retry_max_s": 60.0, "sweep_s": 120.0, "timeout_s": 10.0} if world.faults.is_quick else {}
+        quick = {"retry_max_s": 60.0, "sweep_s": 120.0, "timeout_s": 10.0, "look_every_s": 5.0}
         # Days have tests of their own and cost a fifth of a run.
-        self.config = CentralConfig(days_every_s=7 * 86_400, limit_documents=world.limit_documents, **quick)
+        self.config = CentralConfig(
+            days_every_s=7 * 86_400,
+            limit_documents=world.limit_documents,
+            clock_skew_max_s=60.0,
+            **(quick if world.faults.is_quick else {}),
+        )
         self._queue = []
         self._is_due = False
 
@@ -278,7 +284,7 @@ class TillNode(Node):
         super().__init__(world, till, filters, memory, wants_acks=True, reconnect_max_s=30.0)
         self.config = EdgeConfig(
             till_id=till, spool_dir="/nonexistent", state_dir="/nonexistent", spool_every_s=86_400,
-            retention_days=35 if world.faults.retains else 5 / 86_400,
+            retention_days=(RETENTION_S if world.faults.retains else 5) / 86_400,
         )  # fmt: skip
         self.automation = TillAutomation(None, PER_RECEIPT)
         self.watch = OutboxWatch(world.ledger, till)
@@ -325,7 +331,6 @@ class TillNode(Node):
         try:
             self.agent.take_in(given, self.world.make_stream, self.world.now)
         except OutboxFullError:
-            self.world.count("till disk full")
             self.world.after(5, self._hand_over_again)
             return False
         return True
@@ -355,7 +360,8 @@ class TillNode(Node):
 
     def look(self):
         if self.is_running:
-            self.watch.look(self.outbox, self.outbox.central_id, self.world.backed_up)
+            retention_s = self.config.retention_days * 86_400
+            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s)
 
     def fill_disk(self):
         """Leave no page to grow by: SQLite itself says no."""

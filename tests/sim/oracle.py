@@ -40,10 +40,13 @@ class Ledger:
     nodes: dict[bytes, tuple[bytes, str, str, int, bytes]] = field(default_factory=dict)
     """digest → previous digest, till, stream, number, document."""
     places: dict[bytes, list[tuple[str, str, int]]] = field(default_factory=dict)
+    appended_at: dict[bytes, float] = field(default_factory=dict)
+    """When a document first stood in an outbox, in true seconds."""
     confirmed: dict[str, set[bytes]] = field(default_factory=dict)
     """What a database of this name has ever committed, by central_id."""
 
-    def grow(self, till, lineage, body):
+    def grow(self, till, lineage, body, now):
+        self.appended_at.setdefault(body, now)
         digest = chain.follow(lineage.digest, body)
         number = lineage.newest = lineage.newest + 1
         self.nodes[digest] = (lineage.digest, till, lineage.stream, number, body)
@@ -64,15 +67,16 @@ class OutboxWatch:
     def __init__(self, ledger, till):
         self.ledger, self.till, self.lineage = ledger, till, Lineage()
 
-    def look(self, outbox, confirmed_by, backed_up):
+    def look(self, outbox, backed_up, now, retention_s):
         """Take in what a step did to the outbox; ``backed_up`` is what pruning must be covered by, if anything."""
+        self.now = now
         line = self.lineage
         if outbox._stream != line.stream:
             self._start(outbox)
         elif outbox._newest != line.newest:
             self._grow(outbox)
         if outbox._pruned != line.pruned:
-            self._prune(outbox._pruned, confirmed_by, backed_up)
+            self._prune(outbox._pruned, outbox.central_id, backed_up, now - retention_s)
         if outbox._digest != line.digest:
             raise InvariantError(f"{self.till}: the outbox's digest is not the chain's")
 
@@ -99,14 +103,16 @@ class OutboxWatch:
         for (body,) in outbox._connection.execute(
             "SELECT body FROM document WHERE sequence > ? ORDER BY sequence", (line.newest,)
         ):
-            self.ledger.grow(self.till, line, body)
+            self.ledger.grow(self.till, line, body, self.now)
 
-    def _prune(self, pruned, confirmed_by, backed_up):
+    def _prune(self, pruned, confirmed_by, backed_up, before):
         line = self.lineage
         gone = [line.bodies.pop(number) for number in sorted(line.bodies) if number <= pruned]
         line.pruned = pruned
         line.forgotten |= set(gone)
         gone = [body for body in gone if body not in self.ledger.tampered]
+        if any(self.ledger.appended_at.get(body, before) > before + 1 for body in gone):
+            raise InvariantError(f"{self.till} pruned what was too young")
         known = self.ledger.confirmed.get(confirmed_by, set())
         if any(body not in known for body in gone):
             raise InvariantError(f"{self.till} pruned what {confirmed_by} never committed")
