@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import peewee as pw
 
-from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
+from wire.program import EXIT_FINDINGS, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
 from . import days_cli, reports, settings_cli
@@ -19,8 +21,8 @@ from .cli_base import as_json_option, configured, fail, most_option, read, show,
 from .late import late, read_denied
 from .migrations import NewerSchemaError
 from .requests_cli import request
+from .service import log, wall_clock_ms
 from .service import run as run_worker
-from .service import wall_clock_ms
 
 
 @click.group()
@@ -49,6 +51,10 @@ def run(context: click.Context) -> None:
         run_worker(config)
     except (ConfigError, NewerSchemaError) as problem:
         raise fail(str(problem)) from problem
+    except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
+        if is_disk_failure(problem):
+            end_at_once(log, problem)
+        raise
 
 
 @central.command()
