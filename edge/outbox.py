@@ -21,6 +21,7 @@ import peewee as pw
 
 from wire import chain
 from wire.messages import HISTORIES_MAX, History
+from wire.program import is_disk_failure
 
 from .syps import Head
 
@@ -100,8 +101,9 @@ class Outbox:
             self._empty_log()
             self._make_tables()
             self._load()
-        except BaseException:
-            self._let_go()
+        except BaseException as problem:
+            if not is_disk_failure(problem):  # Closing would write.
+                self._let_go()
             raise
         self._keep_ballast()
 

@@ -152,7 +152,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, stop_soon)
 
 
-_DISK_FAILURES = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DISK_FAILURES = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT)
 
 
 def is_disk_failure(problem: BaseException) -> bool:
@@ -160,11 +160,12 @@ def is_disk_failure(problem: BaseException) -> bool:
 
     A full disk and a lock that somebody else holds are not meant: after them the same connection may go on.
     """
-    told = [getattr(one, "sqlite_errorcode", 0) for one in (problem, *problem.args)]  # peewee wraps SQLite's own.
-    if any(code & 0xFF in _DISK_FAILURES for code in told):
-        return True
-    before = problem.__context__  # A ROLLBACK that found nothing to roll back, after what really happened.
-    return before is not None and is_disk_failure(before)
+    seen: BaseException | None = problem
+    while seen is not None:  # Peewee's error, or a ROLLBACK that found nothing, stands before what really happened.
+        if getattr(seen, "sqlite_errorcode", 0) & 0xFF in _DISK_FAILURES:
+            return True
+        seen = seen.__context__
+    return False
 
 
 def end_at_once(log: logging.Logger, problem: BaseException) -> NoReturn:
