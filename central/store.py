@@ -135,6 +135,8 @@ class Store:
         self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
         self.database.connect()
         self._connection = cast("sqlite3.Connection", self.database.connection())
+        # As the till's outbox does: what the last life left in the log is written anew before anybody is told of it.
+        self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
         self._approve = not approve_tills
         migrate(self.database)
         self.central_id, self.incarnation, self.starts = self._count_start(make_id)
@@ -249,6 +251,8 @@ class Store:
         self._connection.execute("SAVEPOINT trial")
         try:
             self._connection.execute(_DOCUMENTS, Batch(0).document_row(till, "trial", 0, body, verdict))
+        except sqlite3.OperationalError:
+            raise  # The disk or the lock: that says nothing of the document.
         except (sqlite3.Error, OverflowError, ValueError) as problem:
             return Refused("", "unstorable", str(problem))
         finally:

@@ -16,6 +16,7 @@ from wire.codec import SalesLimits
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
+from wire.program import is_disk_failure
 from wire.topics import Address
 
 from . import commands as do
@@ -244,8 +245,10 @@ class Subscriber:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
 
         Until the database can be read again, what comes is dropped: the connection is then made anew, and all of it
-        is said again.
+        is said again. Where the disk itself failed, nothing more is asked of this database: the program ends.
         """
+        if is_disk_failure(problem):
+            raise problem
         log.error("database_refused", extra={"also": {"error": str(problem)}})
         self._link.reconnect(f"the database refused: {problem}")
         try:

@@ -15,7 +15,7 @@ from wire.automation import EventName, Step
 from wire.carriage import CarriageError
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Sales, SalesStored, UploadRequest, said
-from wire.program import ConfigError, read_secret
+from wire.program import ConfigError, is_disk_failure, read_secret
 
 from . import carriage, syps
 from .automation import TillAutomation, events_of
@@ -182,8 +182,10 @@ class Agent:
     def _on_handed(self, handed: Handed, now: float) -> None:
         try:
             handed.answer.set_result(self.take_in(handed.given, handed.make_id, now))
-        except Exception as problem:  # noqa: BLE001 -- whoever handed it over must hear of any error
+        except Exception as problem:
             handed.answer.set_exception(problem)
+            if is_disk_failure(problem):
+                raise
 
     def take_in(self, given: bytes, make_id: Callable[[], str], now: float) -> TakenIn:
         """Make one document durable, then ring for it; returns its number.

@@ -21,6 +21,7 @@ import peewee as pw
 
 from wire import chain
 from wire.messages import HISTORIES_MAX, History
+from wire.program import is_disk_failure
 
 from .syps import Head
 
@@ -107,10 +108,12 @@ class Outbox:
             self.database.connect()
             self._connection = cast("sqlite3.Connection", self.database.connection())
             self._refuse_unsafe()
+            self._empty_log()
             self._make_tables()
             self._load()
-        except BaseException:
-            self._let_go()
+        except BaseException as problem:
+            if not is_disk_failure(problem):  # Closing would write.
+                self._let_go()
             raise
         self._keep_ballast()
 
@@ -125,6 +128,22 @@ class Outbox:
         journal = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         if synchronous != 2 or journal not in ("wal", "memory"):
             raise sqlite3.DatabaseError(f"{self._path}: synchronous={synchronous}, journal_mode={journal}: not safe")
+
+    def _empty_log(self) -> None:
+        """Move what the last life left in the write-ahead log into the database, before anybody is told of it.
+
+        After a failed fsync the kernel shows bytes that the disk may not have, and takes them for written. Copied to
+        their place they are written anew. A full disk is given the ballast's room; without any they stay in the log.
+        """
+        for _ in range(2):
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.OperationalError as problem:
+                if "full" not in str(problem):
+                    raise
+                self.make_room()
+            else:
+                return
 
     def _lock_file(self) -> IO[bytes] | None:
         if self._path is None:

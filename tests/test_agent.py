@@ -238,7 +238,7 @@ def test_nothing_is_forgotten_by_a_clock_that_is_wrong(till):
     till.agent._clock_ms = lambda: NOW_MS + 20_000_000
     till.agent.tick(30_000.0)
     assert till.outbox.head().oldest == 1
-    till.agent._clock_ms = lambda: NOW_MS + 30_000_000
+    till.agent._clock_ms = lambda: NOW_MS + 40_000_000
     till.agent.tick(40_000.0)
     assert till.outbox.head().oldest == 4
 

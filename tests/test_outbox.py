@@ -509,3 +509,17 @@ def test_a_new_outbox_is_made_whole_or_not_at_all(opened, path):
 
     outbox = opened(path)
     assert is_whole(outbox, a_stream(), [])
+
+
+@pytest.mark.fault("F26")
+def test_what_a_crash_left_in_the_log_is_in_the_database_before_anybody_is_told_of_it(opened, tmp_path):
+    """The kernel may show bytes of the log that a failed fsync never wrote; a start writes them anew in their place."""
+    filled(opened(tmp_path / "outbox.db"), 3)
+    for name in ("outbox.db", "outbox.db-wal"):  # What a killed process leaves.
+        shutil.copy(tmp_path / name, tmp_path / f"left-{name}")
+    assert (tmp_path / "left-outbox.db-wal").stat().st_size > 0
+
+    left = opened(tmp_path / "left-outbox.db")
+
+    assert 0 == (tmp_path / "left-outbox.db-wal").stat().st_size
+    assert 3 == left.head().newest
