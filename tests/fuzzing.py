@@ -223,7 +223,8 @@ def _carriage() -> tuple[Feed, Check]:
             _said_shortly(problem)
             return
         must(len(frames) == sealed.header.frames, "as many frames as the header names")
-        must(sum(map(len, frames)) <= len(given), "no frame is made up")
+        around = carriage.HEADER_BYTES + carriage.SEAL_BYTES + carriage.LENGTH_BYTES * len(frames)
+        must(sum(map(len, frames)) + around == len(given), "nothing is made up, and nothing is passed over")
 
     return feed, check
 
@@ -353,7 +354,7 @@ class _Wire:
 class _Server:
     """What a connection needs of its server; takes whatever is handed over."""
 
-    limits: SocketLimits = field(default_factory=lambda: SocketLimits(connections=1, timeout_s=1, body_bytes=300))
+    limits: SocketLimits = field(default_factory=lambda: SocketLimits(connections=1, timeout_s=1, body_bytes=20))
     taken: list[bytes] = field(default_factory=list)
 
     def ask(self, _method: str, path: str, body: bytes) -> Answer:
@@ -365,6 +366,7 @@ _REQUEST = b"POST /documents HTTP/1.1\r\nHost: till\r\nContent-Length: %d\r\n\r\
 _HTTP = Corpus(
     [
         _REQUEST % (17, b'{"document_id":1}'),
+        _REQUEST % (21, b'{"document_id":12345}'),
         _REQUEST % (2, b"{}") + _REQUEST % (3, b"{ }"),
         b"GET /status HTTP/1.1\r\nHost: till\r\nConnection: close\r\n\r\n",
         b"POST /documents HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\nX: y\r\n z\r\n\r\n{}",

@@ -11,6 +11,8 @@ from random import Random
 
 from factories import TILL, a_document, a_receipt, a_sale, as_json, some_baskets
 
+from wire.topics import TOPICS
+
 POISON = (
     b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u0000"', b'"a\x00b"', b'"\xff\xfe"', b'"\xed\xa0\x80"', b'"\xc0\xaf"',
     b"NaN", b"-Infinity", b"1e999", b"-1e999", b"1E400", b"-0", b"-0.0", b"1e-400", b"01", b"+1", b".5", b"5.", b"0x10",
@@ -123,8 +125,10 @@ class Hostile:
 
     def topic(self) -> str:
         """Return a topic: mostly words of the table, some of them damaged or strange."""
-        words = [self.one_of(_TOPIC_WORDS) for _ in range(1 + int(self._random() * 5))]
-        topic = "/".join(words)
+        if self._random() < 0.5:
+            topic = self.one_of(TOPICS).of(till=self.one_of(_TOPIC_WORDS), worker=self.one_of(_TOPIC_WORDS))
+        else:
+            topic = "/".join(self.one_of(_TOPIC_WORDS) for _ in range(1 + int(self._random() * 5)))
         if self._random() < 0.3:
             at = int(self._random() * (len(topic) + 1))
             topic = topic[:at] + self.one_of(_TOPIC_CHARACTERS) + topic[at + int(self._random() * 3) :]

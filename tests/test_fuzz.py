@@ -14,7 +14,7 @@ from hostile import Hostile, documents
 from central.judge import Code, judge
 from wire.codec import SalesLimits, WireCode, WireError, unpack_sales
 
-CASES, SEED = 420_000, 4711
+CASES, SEED = 300_000, 4711
 
 
 @pytest.mark.fault("F22", "F23", "F44")
