@@ -17,6 +17,7 @@ from . import days_cli, reports, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
+from .doctor_cli import doctor
 from .late import late, read_denied
 from .lock import InUseError
 from .migrations import NewerSchemaError
@@ -24,6 +25,7 @@ from .quarantine_cli import quarantine
 from .requests_cli import request
 from .service import run as run_worker
 from .service import wall_clock_ms
+from .store import UnsafeDatabaseError
 
 
 @click.group()
@@ -50,7 +52,7 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
-    except (ConfigError, InUseError, NewerSchemaError) as problem:
+    except (ConfigError, InUseError, NewerSchemaError, UnsafeDatabaseError) as problem:
         raise fail(str(problem)) from problem
 
 
@@ -181,6 +183,7 @@ for _command in (
     backup,
     restore,
     quarantine,
+    doctor,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

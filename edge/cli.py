@@ -18,6 +18,7 @@ from .asking import AgentDownError, ask, configured, fail, own_outbox, why
 from .automation_cli import actions, enable, events, macros
 from .carriage_cli import confirm, export
 from .config import EdgeConfig
+from .doctor_cli import doctor
 from .intake_cli import intake
 
 
@@ -37,7 +38,7 @@ def edge(context: click.Context, path: Path | None) -> None:
     context.obj = path
 
 
-for group in (actions, macros, events, enable, intake, export, confirm):
+for group in (actions, macros, events, enable, intake, export, confirm, doctor):
     edge.add_command(group)
 
 
@@ -45,14 +46,14 @@ for group in (actions, macros, events, enable, intake, export, confirm):
 @click.pass_context
 def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
-    from .outbox import OutboxBusyError
+    from .outbox import OutboxBusyError, OutboxUnsafeError
     from .service import run as run_agent
 
     config = configured(context)
     log_to_stderr(config.log_level)
     try:
         run_agent(config)
-    except (ConfigError, OutboxBusyError) as problem:
+    except (ConfigError, OutboxBusyError, OutboxUnsafeError) as problem:
         raise fail(str(problem)) from problem
 
 
