@@ -61,7 +61,8 @@ def marked_lines(document: Any, wrong: list[str]) -> list[str]:
         nearest = path
         while nearest not in there:
             nearest = nearest[: max(nearest.rfind("."), nearest.rfind("["))]
-        marks[nearest] = "" if nearest == path else f" {path[len(nearest) :].lstrip('.')} is missing"
+        rest = path[len(nearest) :].lstrip(".")
+        marks[nearest] = f" {rest} is missing" if rest and not rest.startswith("[") else ""
     return list(_cut(lines, marks))
 
 
