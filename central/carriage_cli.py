@@ -22,7 +22,7 @@ from .late import read_denied
 from .lock import InUseError
 from .migrations import NewerSchemaError
 from .service import open_store, wall_clock_ms
-from .store import Store
+from .store import Store, UnsafeDatabaseError
 
 _BUSY = (pw.OperationalError, sqlite3.OperationalError)
 
@@ -57,7 +57,7 @@ def import_(
     try:
         config = configured(context)
         done = _import(config, path, fleet_key_file or Path(config.fleet_key_file), answer, note)
-    except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError) as problem:
+    except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError, UnsafeDatabaseError) as problem:
         raise fail(f"{path}: {problem}") from problem
     except _BUSY as problem:
         raise fail(f"{path}: the database refused ({problem}); import again, nothing is doubled") from problem

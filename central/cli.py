@@ -19,6 +19,7 @@ from . import days_cli, reports, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
+from .doctor_cli import doctor
 from .late import late, read_denied
 from .lock import InUseError
 from .migrations import NewerSchemaError
@@ -26,6 +27,7 @@ from .quarantine_cli import quarantine
 from .requests_cli import request
 from .service import log, wall_clock_ms
 from .service import run as run_worker
+from .store import UnsafeDatabaseError
 
 
 @click.group()
@@ -52,7 +54,7 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
-    except (ConfigError, InUseError, NewerSchemaError) as problem:
+    except (ConfigError, InUseError, NewerSchemaError, UnsafeDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
         if is_disk_failure(problem):
@@ -187,6 +189,7 @@ for _command in (
     backup,
     restore,
     quarantine,
+    doctor,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

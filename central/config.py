@@ -71,6 +71,8 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     backups_keep: Annotated[int, Meta(ge=1, le=10_000)] = 7
     """How many backups stay in the folder they are made in; the newest ones."""
+    backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
+    """An older newest backup is a finding of ``tillstream central doctor``."""
 
     fleet_key_file: str = FLEET_KEY_FILE
     """What tills' tokens are made from: it checks the seal of documents that were carried by file."""

@@ -11,52 +11,32 @@ import msgspec
 
 from wire.documents import Document
 
-from .judge import Refused, judge
-
 LINES_MOST = 120
 """A longer document is shown around its marks; ``--bytes`` has all of it."""
 AROUND = 12
 DEPTH_MOST = 12
 VALUE_MOST = 200
-_ELEMENTS_MOST = 1000
 _FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Document))
 _OF_CODE = {"conflict": "$.document_id", "card_number": "$.tenders", "wrong_till": "$.till_id"}
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATH = re.compile(r"\$(?:\.\w+|\[[^\]]*\])*")
 _WORD = re.compile(r"[a-z_]+(?:\.\w+)*")
 _QUOTED = re.compile(r": '(.+)'$")
-_ANY = "[...]"
 
 Line = tuple[str, str]
 """Where a line stands in the document (``$.lines[0].quantity``), and its text."""
 
 
-def wrong_fields(till: str, document: Any, code: str, reason: str) -> list[str]:
-    """Return the paths that a reason names; one in a list, which it does not number, is found by judging again."""
+def wrong_fields(document: Any, code: str, reason: str) -> list[str]:
+    """Return the paths that a reason for quarantine names."""
     missing = _MISSING.search(reason)
     paths = [path for path in _PATH.findall(reason) if path != "$"] or (["$"] if missing else [])
     if paths:
-        path = paths[-1] + (f".{missing[1]}" if missing else "")
-        return list(_numbered(till, document, path, reason)) or [path]
+        return [paths[-1] + (f".{missing[1]}" if missing else "")]
     if quoted := _QUOTED.search(reason):
         return [path for path, text in _leaves(document, "$") if text == quoted[1]]
     named = [f"$.{word}" for word in _WORD.findall(reason) if word.partition(".")[0] in _FIELDS]
     return named or ([_OF_CODE[code]] if code in _OF_CODE else [])
-
-
-def _numbered(till: str, document: Any, path: str, reason: str) -> Iterator[str]:
-    """Yield the path for each element with which alone the document is refused for the same reason."""
-    head, is_list, tail = path.partition(_ANY)
-    if not is_list:
-        yield path
-        return
-    elements = _at(document, head)
-    for number, element in enumerate(elements[:_ELEMENTS_MOST] if isinstance(elements, list) else ()):
-        alone = _with(document, head, [element])
-        verdict = judge(till, json.dumps(alone, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-        if isinstance(verdict, Refused) and verdict.reason == reason:
-            for inner in _numbered(till, alone, f"{head}[0]{tail}", reason):
-                yield f"{head}[{number}]{inner[len(head) + 3 :]}"
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -67,30 +47,6 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         left += [(inner, inner_path) for inner_path, _, inner in reversed(items)]
         if not items:
             yield where, one
-
-
-def _steps(path: str) -> list[str | int]:
-    return [int(number) if number else name for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
-
-
-def _at(value: Any, path: str) -> Any:
-    for step in _steps(path):
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _with(value: Any, path: str, put: Any) -> Any:
-    """Return a copy of a value in which ``put`` stands at the path."""
-    steps = _steps(path)
-    if not steps:
-        return put
-    copy: Any = list(value) if isinstance(value, list) else dict(value)
-    rest = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps[1:])
-    copy[steps[0]] = _with(copy[steps[0]], rest, put)
-    return copy
 
 
 # -- Lines -------------------------------------------------------------------------------------------------------------
@@ -105,7 +61,8 @@ def marked_lines(document: Any, wrong: list[str]) -> list[str]:
         nearest = path
         while nearest not in there:
             nearest = nearest[: max(nearest.rfind("."), nearest.rfind("["))]
-        marks[nearest] = "" if nearest == path else f" {path[len(nearest) :].lstrip('.')} is missing"
+        rest = path[len(nearest) :].lstrip(".")
+        marks[nearest] = f" {rest} is missing" if rest and not rest.startswith("[") else ""
     return list(_cut(lines, marks))
 
 

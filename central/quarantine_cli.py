@@ -101,7 +101,7 @@ def show_one(context: click.Context, number: int, form: str | None) -> None:
         sys.stdout.buffer.flush()
         return
     document = _read(row["body"])
-    wrong = wrong_fields(row["till_id"], document, row["code"], row["reason"]) if isinstance(document, dict) else []
+    wrong = wrong_fields(document, row["code"], row["reason"]) if isinstance(document, dict) else []
     if form == "json":
         shown = {name: plain(row[name]) for name in FACTS}
         click.echo(json.dumps(shown | {"size_bytes": len(row["body"]), "wrong": wrong, "document": document}))

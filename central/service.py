@@ -9,13 +9,15 @@ from pathlib import Path
 from random import SystemRandom
 from string import ascii_letters, digits
 
+import peewee as pw
+
 from wire import codec, topics
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .config import CentralConfig
-from .store import Store, is_memory
+from .store import Store, UnsafeDatabaseError, is_memory
 from .subscriber import Event, Subscriber
 
 log = logging.getLogger("tillstream.central")
@@ -36,7 +38,12 @@ def open_store(config: CentralConfig) -> Store:
     if not is_memory(config.database):
         Path(config.database).parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(config.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return Store(config.database, make_central_id, approve_tills=config.approve_tills)
+    try:
+        return Store(config.database, make_central_id, approve_tills=config.approve_tills)
+    except pw.DatabaseError as problem:
+        raise UnsafeDatabaseError(
+            f"{config.database} cannot be used: {problem}; tillstream central doctor"
+        ) from problem
 
 
 def link_settings(config: CentralConfig) -> LinkSettings:

@@ -120,26 +120,40 @@ def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any
     return [(till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads]
 
 
+class UnsafeDatabaseError(Exception):
+    """The database cannot be trusted with what it is given, or not be read; the text says why."""
+
+
 class Store:
     """Central's database, SQLite in WAL mode with ``synchronous=full``. Used by one thread only."""
 
     def __init__(self, path: str, make_id: Callable[[], str], *, approve_tills: bool = False) -> None:
         """Open the database, making or migrating it first.
 
-        Raises NewerSchemaError if it is ahead of this version, InUseError while a backup is being put in its place.
+        Raises NewerSchemaError if it is ahead of this version, InUseError while a backup is being put in its place,
+        UnsafeDatabaseError where commits would not be durable.
         """
         pragmas: dict[str, Any] = {"synchronous": "full", "foreign_keys": 1, "busy_timeout": 10_000}
         if not is_memory(path):
             pragmas |= {"journal_mode": "wal", "cache_size": -65_536}
-        self._lock = None if is_memory(path) else Lock(path)
+        self._lock = None if path.startswith("file:") or is_memory(path) else Lock(path)
         self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
         self.database.connect()
         self._connection = cast("sqlite3.Connection", self.database.connection())
         # As the till's outbox does: what the last life left in the log is written anew before anybody is told of it.
         self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
         self._approve = not approve_tills
+        self._refuse_unsafe(path)
         migrate(self.database)
         self.central_id, self.incarnation, self.starts = self._count_start(make_id)
+
+    def _refuse_unsafe(self, path: str) -> None:
+        """Read back what the promise rests on: a build or a mount may silently have said no."""
+        synchronous, journal = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+        )
+        if synchronous != 2 or journal != ("memory" if is_memory(path) else "wal"):
+            raise UnsafeDatabaseError(f"{path}: synchronous={synchronous}, journal_mode={journal}: not safe")
 
     def _count_start(self, make_id: Callable[[], str]) -> tuple[str, int, int]:
         run = self._connection.execute

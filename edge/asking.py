@@ -61,7 +61,7 @@ def why(problem: Exception, config: EdgeConfig) -> str:
 @contextmanager
 def own_outbox(config: EdgeConfig) -> Iterator[Outbox]:
     """Open the outbox for a command; its lock proves that no agent has it open."""
-    from .outbox import OutboxBusyError
+    from .outbox import OutboxBusyError, OutboxUnsafeError
     from .service import open_outbox
 
     try:
@@ -70,6 +70,8 @@ def own_outbox(config: EdgeConfig) -> Iterator[Outbox]:
         outbox = open_outbox(config)
     except PermissionError as problem:
         raise fail(why(problem, config)) from problem
+    except OutboxUnsafeError as problem:
+        raise fail(str(problem)) from problem
     except OutboxBusyError as problem:
         raise fail(f"the agent runs but does not answer: {problem}", EXIT_NOT_REACHABLE) from problem
     try:

@@ -25,6 +25,7 @@ from .asking import AgentDownError, ask, configured, fail, own_outbox, why
 from .automation_cli import actions, enable, events, macros
 from .carriage_cli import confirm, export
 from .config import EdgeConfig
+from .doctor_cli import doctor
 from .intake_cli import intake
 
 
@@ -44,7 +45,7 @@ def edge(context: click.Context, path: Path | None) -> None:
     context.obj = path
 
 
-for group in (actions, macros, events, enable, intake, export, confirm):
+for group in (actions, macros, events, enable, intake, export, confirm, doctor):
     edge.add_command(group)
 
 
@@ -54,7 +55,7 @@ def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
     import sqlite3
 
-    from .outbox import OutboxBusyError
+    from .outbox import OutboxBusyError, OutboxUnsafeError
     from .service import log
     from .service import run as run_agent
 
@@ -62,7 +63,7 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_agent(config)
-    except (ConfigError, OutboxBusyError) as problem:
+    except (ConfigError, OutboxBusyError, OutboxUnsafeError) as problem:
         raise fail(str(problem)) from problem
     except sqlite3.DatabaseError as problem:
         if is_disk_failure(problem):

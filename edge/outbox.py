@@ -38,6 +38,10 @@ class OutboxBusyError(Exception):
     """Another process has this outbox open."""
 
 
+class OutboxUnsafeError(Exception):
+    """The outbox cannot be trusted with what it is given, or not be read; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
     """Bounds of the outbox on disk."""
@@ -162,7 +166,9 @@ class Outbox:
         """Make a new outbox with the first stream, all at once; refuse one that a newer version has made."""
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}")
+            raise sqlite3.DatabaseError(
+                f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}: upgrade it"
+            )
         if version == SCHEMA_VERSION:
             return
         if version:

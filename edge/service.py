@@ -16,6 +16,8 @@ from string import ascii_letters, digits
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+import peewee as pw
+
 from wire import topics
 from wire.automation import AutomationError
 from wire.carriage import CarriageError
@@ -35,7 +37,7 @@ from .intake.mapping import MappingError
 from .intake.prepare import NotADocumentError
 from .intake.readers import Readers, mappings_in
 from .intake.taking import NotDurableError
-from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits
+from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits, OutboxUnsafeError
 from .scripts_runner import ScriptLimits, ScriptsRunner
 from .standing import wall_clock_ms
 from .syps import Syps, SypsLimits
@@ -64,10 +66,13 @@ def make_document_id() -> str:
 
 
 def open_outbox(config: EdgeConfig) -> Outbox:
-    """Open the till's outbox, making its folder first."""
+    """Open the till's outbox, making its folder first; raises OutboxUnsafeError, or OutboxBusyError."""
     Path(config.state_dir).mkdir(parents=True, exist_ok=True)
     limits = OutboxLimits(config.outbox_limit_bytes, config.ballast_bytes)
-    return Outbox(config.outbox_path, limits, random_name)
+    try:
+        return Outbox(config.outbox_path, limits, random_name)
+    except (sqlite3.DatabaseError, pw.DatabaseError) as problem:
+        raise OutboxUnsafeError(f"{config.outbox_path} cannot be used: {problem}; tillstream edge doctor") from problem
 
 
 def open_outbox_patiently(config: EdgeConfig, within_s: float = 10.0) -> Outbox:

@@ -157,7 +157,6 @@ def test_a_backup_that_cannot_be_written_is_told_and_noted_nowhere(store, path, 
     assert not list(tmp_path.glob(".*part*"))
 
 
-@pytest.mark.fault("F25")
 def test_a_folder_without_room_is_told_before_anything_is_copied(store, path, folder, monkeypatch):
     """How much is free and how much is needed stand in the text."""
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 0, 0, 0, 0, 0, 0, 0, 255)))
@@ -206,7 +205,6 @@ def test_a_stream_is_whole_if_its_numbers_and_its_digest_are(rows, through, prob
     assert bool(problem) == bool(told)
 
 
-@pytest.mark.fault("F27")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -230,7 +228,6 @@ def test_a_stream_that_is_not_whole_is_named_and_its_till_keeps_what_it_has(path
     store.close()
 
 
-@pytest.mark.fault("F26")
 @pytest.mark.parametrize("damage", ["page", "half", "text", "empty"])
 def test_a_damaged_copy_is_no_backup(store, path, folder, damage):
     """A page overwritten, a file cut off, another file altogether: each is told for what it is."""

@@ -37,6 +37,7 @@ def test_an_empty_database_gets_every_step_and_a_current_one_none(database):
     assert before == schema(database)
 
 
+@pytest.mark.fault("F39")
 @pytest.mark.parametrize("done", range(1, len(MIGRATIONS)))
 def test_only_the_steps_that_are_missing_are_applied(database, done, tmp_path, monkeypatch):
     """A database of any earlier version goes on from where it stands, and ends like a new one."""
@@ -118,6 +119,52 @@ def test_two_processes_may_migrate_at_once(tmp_path):
     database.close()
 
 
+KILLED = """
+import os, sys
+import peewee as pw
+from central.migrations import migrate
+
+class Killed(pw.SqliteDatabase):
+    left = 0
+
+    def execute_sql(self, *args, **options):
+        self.left -= 1
+        if self.left == 0:
+            os._exit(9)
+        return super().execute_sql(*args, **options)
+
+for number in range(1, 999):
+    if (child := os.fork()) == 0:
+        database = Killed(f"{sys.argv[1]}/{number}.db", pragmas={"journal_mode": "wal"})
+        database.connect()
+        database.left = number
+        migrate(database)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        print(number)
+        break
+"""
+
+
+@pytest.mark.fault("F39")
+def test_a_migration_that_is_killed_at_any_statement_is_none_and_the_next_start_does_it(tmp_path):
+    """All steps or none: whichever statement was the last, what stands there then is what a new database gets."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parent.parent, capture_output=True, check=True
+    )
+    assert int(done.stdout) > 30
+    new = pw.SqliteDatabase(":memory:")
+    migrate(new)
+    for path in tmp_path.glob("*.db"):
+        killed = pw.SqliteDatabase(str(path))
+        tables = killed.execute_sql("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        assert tables in (0, len(schema(new)))
+        migrate(killed)
+        assert schema(killed) == schema(new)
+        killed.close()
+
+
+@pytest.mark.fault("F39")
 def test_a_store_of_a_newer_version_does_not_start(tmp_path):
     """The program is told to upgrade before it could do harm."""
     store = a_store(tmp_path / "central.db")

@@ -250,11 +250,11 @@ def lines_of(number, **wrong):
     ],
 )  # fmt: skip
 def test_the_field_that_is_wrong_is_marked(fields, wrong):
-    """In a list it is the element that is wrong by itself; a field that is not there is marked where it should be."""
+    """In a list it is the element that is wrong; a field that is not there is marked where it should be."""
     body = as_json(fields)
     refused = judge(TILL, body)
     assert isinstance(refused, Refused)
-    found = wrong_fields(TILL, fields, refused.code, refused.reason)
+    found = wrong_fields(fields, refused.code, refused.reason)
 
     assert wrong == [path for path in found if path in wrong or "[" in path], refused.reason
     assert any(line.startswith(">>>") for line in marked_lines(fields, found))

@@ -139,7 +139,6 @@ def test_a_database_that_was_killed_is_put_aside_with_what_its_log_held(path, co
     assert files(killed / "central.db") == ["central.db", "central.db.lock", done.replaced.name]
 
 
-@pytest.mark.fault("F26")
 @pytest.mark.parametrize("there", ["nothing", "log only", "damaged"])
 def test_a_database_that_is_lost_or_damaged_is_no_hindrance(path, copy, there):
     """A log that was left behind, or that belongs to a damaged database, does not get into the new one."""
@@ -180,7 +179,6 @@ def test_a_restore_that_is_not_possible_changes_nothing(path, copy, tmp_path):
     assert set(files(path)) <= {"central.db", "central.db.lock", "central.db-wal", "central.db-shm"}
 
 
-@pytest.mark.fault("F30")
 def test_nothing_is_put_under_a_worker_that_runs(path, copy):
     """The database that it writes to would be gone; trying a backup disturbs nobody."""
     with closing(a_store(path)) as store:
@@ -205,7 +203,6 @@ def test_a_backup_that_is_not_the_newest_is_told_by_what_tills_may_have_forgotte
     assert (done.exit_code, json.loads(done.stdout)["may_be_forgotten"]) == (0, 0)
 
 
-@pytest.mark.fault("F27")
 def test_a_backup_with_a_hole_is_restored_and_told(path, copy):
     """Something is better than nothing: exit code 3 names the stream, and its till is free to forget nothing."""
     changed(copy, "DELETE FROM document WHERE sequence = 2")

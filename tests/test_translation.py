@@ -14,13 +14,15 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
 from edge.cashier import LINES
+from wire.doctor import CHECKS
 from wire.reasons import KINDS, RANKS, TILL_TROUBLES, Reason, foremost
 from wire.translation import LOCALE_DIR, tell, translate
 
 ROOT = Path(__file__).parent.parent
 WIRE = LOCALE_DIR.parent
 RUSSIAN = LOCALE_DIR / "ru" / "LC_MESSAGES"
-TEXTS = {text for kind in KINDS.values() for text in (kind.title, kind.next_step)} | set(LINES.values())
+TEXTS = {text for kind in (*KINDS.values(), *CHECKS.values()) for text in (kind.title, kind.next_step)}
+TEXTS |= set(LINES.values())
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def each_point(killed_central, tmp_path, call, *arguments):
 
 
 @traced
-@pytest.mark.fault("F28", "F10")
+@pytest.mark.fault("F28")
 @pytest.mark.parametrize("call", [*CALLS, "link"])
 def test_a_restore_that_is_killed_leaves_the_old_database_or_the_new_one(killed_central, tmp_path, call):
     """Whole, with all that its log held; the next run ends what was begun, and what was replaced is kept."""
@@ -183,7 +183,7 @@ def test_a_restore_that_is_killed_leaves_the_old_database_or_the_new_one(killed_
 
 
 @traced
-@pytest.mark.fault("F28", "F10")
+@pytest.mark.fault("F28")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_backup_that_is_killed_leaves_no_half_backup_and_no_false_word(killed_central, tmp_path, call):
     """What has a backup's name is whole, and what is noted as backed up is in one."""

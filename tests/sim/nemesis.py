@@ -199,7 +199,9 @@ class Nemesis:
         central.crash()
         central.memory.put_back(image)
         if raises:
-            central.memory.keeper.execute("UPDATE central SET incarnation = incarnation + 1")
+            central.memory.keeper.execute(
+                "UPDATE central SET incarnation = incarnation + 1, starts = (incarnation + 1) * 1000"
+            )
         self.world.database.reset(heard)
 
     def central_emptied(self):

@@ -209,7 +209,7 @@ def judge_end(ledger, database, gaps, machines, *, may_miss):
     retained = {body for machine in machines for body in machine.lineage.bodies.values()}
     forgotten = {body for machine in machines for body in machine.lineage.forgotten}
     known = {body for digest in database.heard for body in ledger.documents_of(digest)}
-    found = {"stored": 0, "shown as gaps": 0, "destroyed before anyone heard": 0}
+    found = {"gaps": len(gaps), "stored": 0, "shown as gaps": 0, "destroyed before anyone heard": 0}
     for body in ledger.closed:
         if body in database.bodies:
             found["stored"] += 1
