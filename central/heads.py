@@ -76,8 +76,9 @@ class Heads:
 
     def drop_boot(self, till: str, state: TillState) -> None:
         """Drop the head of the boot whose doorbell is exactly the watermark: what it rang for before is in that."""
-        if state.bell and (key := (state.bell.stream, state.bell.boot_id)) in state.heads:
-            self.drop(till, state, key)
+        bell = state.bell
+        if bell and (key := (bell.stream, bell.boot_id)) in state.heads and state.heads[key][0].newest <= bell.newest:
+            self.drop(till, state, key)  # A late doorbell of this boot says nothing of what it rang for since.
 
     def drop_others(self, till: str, state: TillState, stream: str) -> None:
         """Drop the heads of other streams than this one: the database settled them when it opened it."""
