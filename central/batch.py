@@ -214,7 +214,7 @@ class Batch:
             if head.stream != new.stream:
                 self._end_head(new, head, ended.get(head.stream))
         if new.head and new.head.newest and new.previous:
-            self.heads.append((new.till, new.head))
+            self.heads.append((new.till, replace(new.head, after=0)))
 
     def _miss_pruned(self, new: NewStream, history: History, mark: Mark | None, digest_at: DigestAt) -> None:
         """Note what a till had forgotten that central does not hold.

@@ -130,18 +130,22 @@ class Collector:
             return [OpenStream(NewStream(till, bell.stream, bell.previous, head_of(bell)))]
         return self._weigh(till, state, now)
 
-    def on_stream_opened(self, till: str, mark: Mark, now: float, *, is_new: bool) -> list[Command]:
-        """Go on with the doorbell that named the stream, now that its row is known.
+    def on_stream_opened(
+        self, till: str, mark: Mark, now: float, *, is_new: bool, head: Heard | None = None
+    ) -> list[Command]:
+        """Go on with the doorbell that named the stream, now that its row is known; ``head`` is what it promises.
 
         ``is_new`` says that the row was made for it: what was heard of earlier streams was settled with it.
         """
         state = self._state(till, now)
         if is_new:
             self._heads.drop_others(till, state, mark.stream)
+        if head:  # Another doorbell may have come meanwhile, a clone's or a late one: that is asked about first.
+            self._heads.hear(till, state, head, mark, now)
         if state.bell is None or state.bell.stream != mark.stream:
             return []
         if is_new and state.bell.newest:
-            self._heads.take_up(state, replace(head_of(state.bell), written=True), now)
+            self._heads.take_up(state, replace(head_of(state.bell), written=True, after=0), now)
         state.mark = mark
         return self._weigh(till, state, now)
 
@@ -265,7 +269,7 @@ class Collector:
             return []
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
-        self._heads.hear(till, state, bell, now)
+        self._heads.hear(till, state, head_of(bell), mark, now)
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent

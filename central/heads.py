@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from wire.messages import ReceiptClosed
 
-from .batch import Heard
+from .batch import Heard, Mark
 from .commands import CollectorLimits
 from .till_state import Task, TillState
 
@@ -21,8 +21,8 @@ Key = tuple[str, str]
 
 
 def head_of(bell: ReceiptClosed) -> Heard:
-    """Return what a doorbell promises."""
-    return Heard(bell.stream, bell.boot_id, bell.newest, bell.digest)
+    """Return what a doorbell promises; up to ``after`` the till itself takes for stored."""
+    return Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, after=bell.stored)
 
 
 @dataclass(slots=True)
@@ -39,25 +39,27 @@ class Heads:
         """Take up a head that stands in the database: of an earlier run, or of another process with this number."""
         state.heads.setdefault((head.stream, head.boot_id), (replace(head, heard_at=now), now))
 
-    def hear(self, till: str, state: TillState, bell: ReceiptClosed, now: float) -> None:
+    def hear(self, till: str, state: TillState, head: Heard, mark: Mark, now: float) -> None:
         """Remember what a doorbell promises, unless it is exactly what is held.
 
         One that is behind the watermark may be of another history: a clone's, or of before its disk went back.
         """
-        key = bell.stream, bell.boot_id
-        if bell.newest <= state.taken_over.get(bell.stream, -1):
+        key = head.stream, head.boot_id
+        if (head.newest, head.digest) == (mark.through, mark.digest):
+            return
+        if head.newest <= state.taken_over.get(head.stream, -1):
             return  # What it holds comes in the stream that took it over; if it still lives there, it answers there.
         if key not in state.heads and len(state.heads) >= self.limits.heads_max:
             return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
         before, since = state.heads.get(key, (None, now))
-        if before is not None and before.newest > bell.newest:
+        if before is not None and before.newest > head.newest:
             return  # An older doorbell that comes late takes nothing back.
         # What the till knows to be stored it knows by its own digest: up to there its history is the one held here.
-        agreed = min(bell.stored, state.mark.through) if state.mark else 0
-        after, written = (max(agreed, before.after), before.written) if before else (agreed, False)
-        below = state.mark is not None and bell.newest <= state.mark.through
-        head = replace(head_of(bell), written=written, after=after, heard_at=now, below=below)
-        state.heads[key] = (head, since)
+        after, written = min(head.after, mark.through), False
+        if before is not None:
+            after, written = max(after, before.after), before.written
+        below = head.newest <= mark.through
+        state.heads[key] = (replace(head, written=written, after=after, heard_at=now, below=below), since)
         self._changed.add((till, key))
 
     def drop(self, till: str, state: TillState, key: Key) -> None:

@@ -177,7 +177,7 @@ class Subscriber:
         answers: list[Command] = []
         for stream in streams:
             mark, is_new = opened[stream.till, stream.stream]
-            answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new)
+            answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new, head=stream.head)
         return answers
 
     def _may_open(self, new: NewStream, now: float) -> bool:

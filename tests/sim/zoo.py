@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+import peewee as pw
 from faults import Faults
 from world import DRAIN_MOST_S, World
 
@@ -173,7 +174,7 @@ def database_error_is_taken_for_success(patch):
     def ingest(self, parcels, heard, at_ms):
         try:
             return real(self, parcels, heard, at_ms)
-        except sqlite3.OperationalError:
+        except (sqlite3.OperationalError, pw.OperationalError):
             return [_as_if_stored(parcel) for parcel in parcels]
 
     patch.setattr(Store, "ingest", ingest)
@@ -376,7 +377,7 @@ ZOO = (
     Bug(numbers_without_digests, {"images": 2, "clones": 1}),
     Bug(stored_on_puback, plain=Faults()),
     Bug(doorbell_is_not_retained, plain=replace(CALM, central_crashes=3), drains_within_s=20.0),
-    Bug(stale_acknowledgement_counts, plain=replace(Faults(), cut=0.05)),
+    Bug(stale_acknowledgement_counts, plain=replace(Faults(), cut=0.05, duplicate=0.8, late=0.3, loss=0.05)),
     Bug(answer_before_the_fsync, plain=Faults()),
     Bug(database_error_is_taken_for_success, {"central_disks_full": 3}),
     Bug(conflict_overwrites, {"images": 2, "reuses_ids": True}),
@@ -386,7 +387,7 @@ ZOO = (
     Bug(heads_are_not_kept, {"images": 2, "new_disks": 1}),
     Bug(gap_begins_at_the_upload, {"images": 2}),
     Bug(gap_begins_at_the_watermark, {"images": 2, "clones": 1}),
-    Bug(taken_over_head_is_not_durable, {"images": 2, "stale_centrals": 1, "central_crashes": 4}),
+    Bug(taken_over_head_is_not_durable, {"edits": 3, "images": 2, "new_disks": 2, "central_crashes": 8}),
     Bug(open_head_stays_open, {"images": 2}),
     Bug(rows_are_not_looked_at_again, {"images": 2, "second_processes": 2}),
     Bug(pruned_numbers_count_as_held, {"clones": 1, "central_tails_lost": 2, "retains": False, "backs_up": False}),
