@@ -14,7 +14,7 @@ from central import backup, restore, verify
 from central.models import MODELS
 
 STORM = Faults(
-    loss=0.1, duplicate=0.1, delay_most_s=1.0, till_crashes=6, central_crashes=2, crash_at_step=0.002,
+    loss=0.1, duplicate=0.1, delay_most_s=1.0, late_most_s=5.0, till_crashes=6, central_crashes=2, crash_at_step=0.002,
     central_restores=3, retains=False, backs_up=True, is_quick=True,
 )  # fmt: skip
 
