@@ -6,6 +6,7 @@ the journal. Needs root and loop devices.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -51,6 +52,19 @@ class LoopDisk:
             fcntl.ioctl(mounted, EXT4_IOC_SHUTDOWN, struct.pack("I", WITHOUT_FLUSH))
         finally:
             os.close(mounted)
+
+    def fill(self) -> None:
+        """Leave no room for anything."""
+        with (self.folder / "filler").open("ab", buffering=0) as file:
+            for size_bytes in (2**20, 2**12, 512):
+                with contextlib.suppress(OSError):  # It is full: that is what is wanted.
+                    while True:
+                        file.write(bytes(size_bytes))
+                        os.fsync(file.fileno())
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        (self.folder / "filler").unlink()
 
     def unmount(self) -> None:
         """Unmount it as soon as nobody has a file open."""

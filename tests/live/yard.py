@@ -150,17 +150,19 @@ class Yard:
         unsent_most: float = UNSENT_MOST,
         agents_on: Path | None = None,
         central_on: Path | None = None,
+        mosquitto: tuple[str, ...] = (),
     ) -> None:
         """Let a POS wait with its next customer while its till owes ``unsent_most``.
 
-        ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep.
+        ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep; ``mosquitto`` are further
+        lines of its configuration.
         """
         self.unsent_most, self.is_dark = unsent_most, False
         self.nursery, self.site, self.seed = nursery, Site(folder, keep=True), seed
         self.site.fleet_key = FLEET_KEY
         (self.site.folder / "fleet.key").write_bytes(FLEET_KEY)
         self.books, self.stored = self.site.books, Counter[str]()
-        self.broker = self._broker(broker)
+        self.broker = self._broker(broker, mosquitto)
         self.agents_on = agents_on or self.site.folder / "tills"
         self.database = central_on / "central.db" if central_on else self.site.database
         child = self.site.central(**CENTRAL | {"database": str(self.database)} | (central_settings or {}))
@@ -175,11 +177,11 @@ class Yard:
         (state / "spool").mkdir(parents=True, exist_ok=True)
         return Till(self, till_id, [*program, *child.command[1:]], child.log_path, str(self.seed))
 
-    def _broker(self, kind: str) -> Forked:
+    def _broker(self, kind: str, lines: tuple[str, ...]) -> Forked:
         if kind == "embedded":
             child = self.site.broker()
             return Forked(self.nursery, child.command, child.log_path)
-        config = write_mosquitto(self.site.folder, f"{self.site.port} 127.0.0.1")
+        config = write_mosquitto(self.site.folder, f"{self.site.port} 127.0.0.1", *lines)
         return Executed(self.nursery, [MOSQUITTO, "-c", str(config)], self.site.logs / "broker.log")
 
     @property
