@@ -54,6 +54,8 @@ def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
     import sqlite3
 
+    import peewee as pw
+
     from .outbox import OutboxBusyError
     from .service import log
     from .service import run as run_agent
@@ -64,7 +66,7 @@ def run(context: click.Context) -> None:
         run_agent(config)
     except (ConfigError, OutboxBusyError) as problem:
         raise fail(str(problem)) from problem
-    except sqlite3.DatabaseError as problem:
+    except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
         if is_disk_failure(problem):
             end_at_once(log, problem)
         raise

@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -81,10 +82,15 @@ class LoopDisk:
         return subprocess.run(["umount", str(self.folder)], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
+@cache
 def why_not() -> str:
     """Return why such a disk cannot be had here; empty if it can."""
     if os.geteuid() != 0:
         return "a disk of its own needs root"
     if not MKFS:
         return "e2fsprogs is not installed"
-    return "" if Path("/dev/loop-control").exists() else "there are no loop devices here"
+    may_mount = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True
+    )
+    has_loops = subprocess.run(["losetup", "--find"], check=False, capture_output=True)
+    return "" if may_mount.returncode == has_loops.returncode == 0 else "no disk can be mounted from a file here"

@@ -251,9 +251,7 @@ class Yard:
 
     def unsent(self, till: Till | None = None) -> int:
         """Return how many documents were closed and are not committed now, of one till or of all."""
-        closed = (
-            till.closed if till else self.closed()
-        )  # Counted first: what is closed meanwhile counts less, not more.
+        closed = till.closed if till else self.closed()  # Counted first: what is closed meanwhile is left out.
         self.look()
         return closed - (self.stored[till.till_id] if till else self.stored.total())
 
