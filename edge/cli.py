@@ -55,6 +55,8 @@ def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
     import sqlite3
 
+    import peewee as pw
+
     from .outbox import OutboxBusyError, OutboxUnsafeError
     from .service import log
     from .service import run as run_agent
@@ -65,7 +67,7 @@ def run(context: click.Context) -> None:
         run_agent(config)
     except (ConfigError, OutboxBusyError, OutboxUnsafeError) as problem:
         raise fail(str(problem)) from problem
-    except sqlite3.DatabaseError as problem:
+    except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
         if is_disk_failure(problem):
             end_at_once(log, problem)
         raise

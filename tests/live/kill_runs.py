@@ -41,7 +41,8 @@ def kill_runs(
             till.open()
         for number in range(kills_each):
             for kind in storm.rng.sample(kinds, len(kinds)):
-                storm.kill(kind)
+                while not storm.kill(kind):
+                    pass
                 if number % 10 == 0:
                     storm.pause(kind)
         balance = running.settle(settle_s)
@@ -56,7 +57,8 @@ class Storm:
         self.figures: Counter[str] = Counter()
         self.broken_promises = 0
 
-    def kill(self, kind: str) -> None:
+    def kill(self, kind: str) -> bool:
+        """Kill and start again; tell whether it counts: whether documents were unsent at that moment."""
         program, till = self._victim(kind)
         if self.rng.random() < 0.75:
             self._wait_for_work(till)
@@ -68,6 +70,7 @@ class Storm:
         if kind == "central":
             self._hold_central_to_its_word()
         program.start()
+        return unsent > 0
 
     def pause(self, kind: str) -> None:
         """Stop a program for as long as it takes some POS to close five more documents, and let it go on."""

@@ -6,11 +6,13 @@ the journal. Needs root and loop devices.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import struct
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -52,6 +54,19 @@ class LoopDisk:
         finally:
             os.close(mounted)
 
+    def fill(self) -> None:
+        """Leave no room for anything."""
+        with (self.folder / "filler").open("ab", buffering=0) as file:
+            for size_bytes in (2**20, 2**12, 512):
+                with contextlib.suppress(OSError):  # It is full: that is what is wanted.
+                    while True:
+                        file.write(bytes(size_bytes))
+                        os.fsync(file.fileno())
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        (self.folder / "filler").unlink()
+
     def unmount(self) -> None:
         """Unmount it as soon as nobody has a file open."""
         if not wait_until(self._is_unmounted, WITHIN_S):
@@ -67,10 +82,15 @@ class LoopDisk:
         return subprocess.run(["umount", str(self.folder)], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
+@cache
 def why_not() -> str:
     """Return why such a disk cannot be had here; empty if it can."""
     if os.geteuid() != 0:
         return "a disk of its own needs root"
     if not MKFS:
         return "e2fsprogs is not installed"
-    return "" if Path("/dev/loop-control").exists() else "there are no loop devices here"
+    may_mount = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True
+    )
+    has_loops = subprocess.run(["losetup", "--find"], check=False, capture_output=True)
+    return "" if may_mount.returncode == has_loops.returncode == 0 else "no disk can be mounted from a file here"

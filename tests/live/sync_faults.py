@@ -115,19 +115,18 @@ def at_every_call(folder: Path, life: str, call: str, effect: str, step: int = 1
 
 
 def end_at_call(running: Yard, program: Forked, fault: str, number: int) -> int:
-    """Let a program meet a fault at its N-th call and all after it, until it ends; start it again; tell how it ended.
-
-    All after it, because SQLite does not mind a folder whose sync fails.
-    """
-    with faults(program, running.site.folder / "trace", f"{fault}:when={number}+"):
+    """Let a program meet a fault that ends it at its N-th call from now on; start it again; return how it ended."""
+    with faults(program, running.site.folder / "trace", f"{fault}:when={number}"):
         for till in running.tills:
             till.open()
         ended = wait_until(lambda: running.look() >= 0 and program.has_ended(), WITHIN_S)
         for till in running.tills:
             till.close_up()
     assert ended, program.log()[-2000:]
-    code = program.reap()
+    code, starts = program.reap(), program.log().count('"started"')
     program.start()
+    # Not before it is up: SQLite does not mind a folder that cannot be synced when the log is made.
+    assert wait_until(lambda: program.log().count('"started"') > starts, WITHIN_S), program.log()[-2000:]
     return code
 
 

@@ -20,6 +20,7 @@ from nursery import Forked
 STRACE = shutil.which("strace")
 HALTED = ("traced",)
 WITHIN_S = 10
+LET_GO_S = 2
 
 
 def can_trace() -> bool:
@@ -45,12 +46,16 @@ def faults(program: Forked, trace: Path, *injected: str) -> Iterator[Path]:
     command = [STRACE, "-f", "-qq", "-o", str(trace), "-e", f"trace={calls}", *options, "-p", str(program.process_id)]
     strace = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert wait_until(lambda: _is_traced(program), WITHIN_S)
+        assert wait_until(lambda: program.has_ended() or _is_traced(program), WITHIN_S)
         program.signal(signal.SIGCONT)
         yield trace
     finally:
         strace.terminate()
-        strace.wait()
+        try:
+            strace.wait(LET_GO_S)
+        except subprocess.TimeoutExpired:  # It waits for a program that ended in that very moment.
+            strace.kill()
+            strace.wait()
 
 
 def injected_in(trace: Path) -> int:
@@ -64,4 +69,7 @@ def _state(program: Forked) -> str:
 
 def _is_traced(program: Forked) -> bool:
     tasks = list(Path(f"/proc/{program.process_id}/task").iterdir())
-    return all("TracerPid:\t0\n" not in (task / "status").read_text("ascii") for task in tasks)
+    try:
+        return all("TracerPid:\t0\n" not in (task / "status").read_text("ascii") for task in tasks)
+    except (FileNotFoundError, ProcessLookupError):  # A thread ended between the two.
+        return False

@@ -29,7 +29,7 @@ from fleet.baskets import Register
 from fleet.catalogue import make_catalogue
 from fleet.ledger import SUFFIX, Ledger, fingerprint, read
 from fleet.pos import FirstThat, Journal, NotTakenError, Pos, Socket, SpoolFolder, identity_of, ring
-from fleet.processes import Site, listens
+from fleet.processes import Site
 from wire.automation import with_per_receipt_upload
 
 OURS = ("tillstream",)
@@ -150,36 +150,46 @@ class Yard:
         unsent_most: float = UNSENT_MOST,
         agents_on: Path | None = None,
         central_on: Path | None = None,
+        mosquitto: tuple[str, ...] = (),
+        inside: dict[str, tuple[str, ...]] | None = None,
+        broker_host: str = "127.0.0.1",
     ) -> None:
         """Let a POS wait with its next customer while its till owes ``unsent_most``.
 
-        ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep.
+        ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep; ``mosquitto`` are further
+        lines of its configuration. ``inside`` says within what ``agent``, ``central`` and ``broker`` are to run.
         """
+        inside = inside or {}
+        self._broker_host = broker_host
         self.unsent_most, self.is_dark = unsent_most, False
         self.nursery, self.site, self.seed = nursery, Site(folder, keep=True), seed
         self.site.fleet_key = FLEET_KEY
         (self.site.folder / "fleet.key").write_bytes(FLEET_KEY)
         self.books, self.stored = self.site.books, Counter[str]()
-        self.broker = self._broker(broker)
+        self.broker = self._broker(broker, mosquitto)
+        self.broker.command = [*inside.get("broker", ()), *self.broker.command]
         self.agents_on = agents_on or self.site.folder / "tills"
         self.database = central_on / "central.db" if central_on else self.site.database
-        child = self.site.central(**CENTRAL | {"database": str(self.database)} | (central_settings or {}))
-        self.central = Forked(nursery, [*central, *child.command[1:]], child.log_path)
+        kept = {"database": str(self.database), "broker_host": broker_host}
+        child = self.site.central(**CENTRAL | kept | (central_settings or {}))
+        program = [*inside.get("central", ()), *central]
+        self.central = Forked(nursery, [*program, *child.command[1:]], child.log_path)
+        agent = (*inside.get("agent", ()), *agent)
         self.tills = [self._till(till_id, agent, agent_settings or {}) for till_id in TILLS[:tills]]
         self._reader: sqlite3.Connection | None = None
 
     def _till(self, till_id: str, program: tuple[str, ...], settings: dict) -> Till:
         state = self.agents_on / till_id
-        kept = {"state_dir": str(state), "spool_dir": str(state / "spool")}
+        kept = {"state_dir": str(state), "spool_dir": str(state / "spool"), "broker_host": self._broker_host}
         child = self.site.agent(till_id, self.site.port, **AGENT | kept | settings)
         (state / "spool").mkdir(parents=True, exist_ok=True)
         return Till(self, till_id, [*program, *child.command[1:]], child.log_path, str(self.seed))
 
-    def _broker(self, kind: str) -> Forked:
+    def _broker(self, kind: str, lines: tuple[str, ...]) -> Forked:
         if kind == "embedded":
             child = self.site.broker()
             return Forked(self.nursery, child.command, child.log_path)
-        config = write_mosquitto(self.site.folder, f"{self.site.port} 127.0.0.1")
+        config = write_mosquitto(self.site.folder, f"{self.site.port} {self._broker_host}", *lines)
         return Executed(self.nursery, [MOSQUITTO, "-c", str(config)], self.site.logs / "broker.log")
 
     @property
@@ -190,7 +200,6 @@ class Yard:
         try:
             for program in self.programs:
                 program.start()
-            assert wait_until(lambda: listens(self.site.port)), self.broker.log()
             assert wait_until(lambda: self.database.exists() and self._look()), self.central.log()
             for till in self.tills:
                 assert wait_until(till.is_connected), till.agent.log()
@@ -242,9 +251,7 @@ class Yard:
 
     def unsent(self, till: Till | None = None) -> int:
         """Return how many documents were closed and are not committed now, of one till or of all."""
-        closed = (
-            till.closed if till else self.closed()
-        )  # Counted first: what is closed meanwhile counts less, not more.
+        closed = till.closed if till else self.closed()  # Counted first: what is closed meanwhile is left out.
         self.look()
         return closed - (self.stored[till.till_id] if till else self.stored.total())
 
