@@ -64,6 +64,7 @@ class Subscriber:
         )
         self._rates: Rates[Received] = Rates(config.till_messages_per_s, config.till_messages_burst)
         self._new_streams = Hourly(config.till_streams_per_hour)
+        self._inflated_bytes = 0
         self._lives = 0
         self._wishes_at = now
         self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
@@ -107,11 +108,14 @@ class Subscriber:
     def _handle_all(self, events: Sequence[Event], now: float) -> None:
         parcels: list[Parcel] = []
         commands: list[Command] = []
+        self._inflated_bytes = 0
         received = [event for event in events if isinstance(event, Received)]
         for event in events:
             match event:
                 case Received():
                     commands += self._take(event, parcels, now)
+                    if self._inflated_bytes >= self.config.batch_inflated_bytes:
+                        commands += self._ingest(parcels, now)
                 case Connected():
                     self._is_linked = True
                     self.collector.on_link_up()
@@ -150,7 +154,9 @@ class Subscriber:
         try:
             match address.topic:
                 case topics.SALES:
-                    parcels.append(Parcel(till, codec.unpack_sales(received.payload, self._limits)))
+                    upload = codec.unpack_sales(received.payload, self._limits)
+                    parcels.append(Parcel(till, upload))
+                    self._inflated_bytes += sum(map(len, upload.bodies))
                 case topics.RECEIPT_CLOSED if received.payload:
                     bell = codec.decode(ReceiptClosed, received.payload)
                     return self.collector.on_receipt_closed(till, bell, now, is_live=not received.retained)
@@ -197,6 +203,8 @@ class Subscriber:
             return []
         heard = self.collector.heard({parcel.till for parcel in parcels})
         outcomes = self.store.ingest(parcels, heard, self._clock_ms())
+        parcels.clear()
+        self._inflated_bytes = 0
         for outcome in outcomes:
             _log_outcome(outcome)
             if outcome.kind == "advanced" and outcome.documents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
 
 import pytest
@@ -188,6 +189,36 @@ def test_what_cannot_be_read_is_let_go_alike(central, caplog):
 
     assert [record.message for record in caplog.records].count("refused") == BURST + 1
     assert [record.message for record in caplog.records].count("too_many") == 1
+
+
+@pytest.mark.fault("F44")
+def test_uploads_that_inflate_to_much_are_not_all_held_at_once():
+    """Two hundred kilobytes from a hundred tills that make a hundred megabytes: a few of them are in memory."""
+    central = Central(batch_inflated_bytes=4 * 2**20)
+    upload = an_upload([b"0" * 2**20], digest=b"\0" * 16)
+    payload = codec.pack_sales(upload.header, upload.bodies)
+    events = [central.received(topics.SALES.of(till=f"till-{number}", worker=1), payload) for number in range(100)]
+    tracemalloc.start()
+    central.shell.handle_all([Connected(1), *events], 0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(central.link.acknowledged) == central.shell.collector.counters.uploads == 100
+    assert peak < 10 * 2**20
+    central.store.close()
+
+
+def test_what_is_committed_in_parts_is_acknowledged_after_all_of_it():
+    """A batch that is too much for one transaction is answered as ever: each upload once."""
+    made = Central(batch_inflated_bytes=2**16)
+    bodies = [a_sale(f"d{number}", note="x" * 1000) for number in range(200)]
+    made.shell.handle_all([Connected(1), made.bell(200, digest=digest_of(bodies))], 0.0)
+    made.shell.handle_all([made.sales(bodies[:100]), made.sales(bodies)], 0.0)
+
+    assert made.documents() == 100
+    assert [outcome.through for outcome in made.said_to()[1]] == [100]
+    assert len(made.link.acknowledged) == 3
+    made.store.close()
 
 
 # -- Streams without end -----------------------------------------------------------------------------------------------
