@@ -20,7 +20,7 @@ from wire.topics import Address
 
 from . import commands as do
 from . import settings
-from .batch import NewStream, Outcome, Parcel
+from .batch import Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
@@ -171,7 +171,10 @@ class Subscriber:
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
         asked = [command.stream for command in commands if isinstance(command, do.OpenStream)]
-        streams = [one for one in asked if self._may_open(one, now)]
+        refused = {
+            key for key in dict.fromkeys((one.till, one.stream) for one in asked) if not self._may_open(*key, now)
+        }
+        streams = [one for one in asked if (one.till, one.stream) not in refused]
         if not streams:
             return []
         tills = {stream.till for stream in streams}
@@ -182,9 +185,9 @@ class Subscriber:
             answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new)
         return answers
 
-    def _may_open(self, new: NewStream, now: float) -> bool:
+    def _may_open(self, till: str, stream: str, now: float) -> bool:
         """Say whether a stream is known, or its till may have a new one within this hour."""
-        return self.store.knows(new.till, new.stream) or self._new_streams.takes(new.till, now)
+        return self.store.knows(till, stream) or self._new_streams.takes(till, now)
 
     def _take_put_off(self, now: float) -> list[Command]:
         """Take up what was put off and may be heard now: the newest of each."""

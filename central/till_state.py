@@ -56,6 +56,8 @@ class TillState:
     connection: int = -1
     is_approved: bool = True
     bad_digests: int = 0
+    is_silent: bool = False
+    """Whether it let the last request pass: until it answers one, it is asked in what slots the others leave."""
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
 
