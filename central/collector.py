@@ -115,6 +115,8 @@ class Collector:
         """
         self.counters.doorbells += 1
         state = self._state(till, now)
+        if state.bell and state.bell.boot_id != bell.boot_id:
+            state.bad_digests = 0  # What another life of it sent says nothing of the chain that this one holds.
         state.bell, state.is_bell_live = bell, is_live
         if bell.previous:
             state.taken_over = {one.stream: one.newest for one in bell.previous}
@@ -202,6 +204,7 @@ class Collector:
     def on_outcome(self, outcome: Outcome, now: float) -> list[Command]:
         """Take what became of an upload: the slot is free, and what is committed is acknowledged."""
         state = self._state(outcome.till, now)
+        state.is_silent = False
         self._count(outcome)
         task = state.task if state.task and state.task.is_open else None
         answered = task if task and task.state == "requested" and task.task_id == outcome.task else None
@@ -323,10 +326,10 @@ class Collector:
     def _on_refused(
         self, outcome: Outcome, state: TillState, task: Task | None, answered: Task | None, now: float
     ) -> list[Command]:
-        state.bad_digests += outcome.kind == "bad_digest"
         if answered is None:
             is_asked = task is not None and task.state == "requested"
             return [] if is_asked or outcome.kind != "not_next" else self._tell(outcome.till, state)
+        state.bad_digests += outcome.kind == "bad_digest"
         if outcome.kind in ("bad_digest", "bad_repeat") or answered.attempts >= self.limits.attempts_max:
             self._rest(answered, now)
         else:
@@ -406,9 +409,9 @@ class Collector:
     def _enqueue(self, task: Task) -> None:
         task.state = "queued"
         self._change(task)
-        fits = self.tills[task.till].backlog <= self.limits.limit_documents
-        rank = URGENT if task.is_urgent else LIVE if fits else BACKLOG
-        self.turns.queue(task.till, REPEAT if task.span else rank)
+        state = self.tills[task.till]
+        rank = URGENT if task.is_urgent else LIVE if state.backlog <= self.limits.limit_documents else BACKLOG
+        self.turns.queue(task.till, REPEAT if task.span or state.is_silent else rank)
 
     def _change(self, task: Task) -> None:
         """Have a change of state written, if the task stands in the database: people look at it there."""
@@ -477,6 +480,7 @@ class Collector:
 
     def _on_timeout(self, till: str, now: float) -> None:
         self.counters.unanswered += 1
+        self.tills[till].is_silent = True
         if (task := self.tills[till].task) and task.state == "requested":
             self._rest(task, now)
 

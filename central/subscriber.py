@@ -21,7 +21,7 @@ from wire.topics import Address
 
 from . import commands as do
 from . import settings
-from .batch import NewStream, Outcome, Parcel
+from .batch import Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
@@ -65,6 +65,7 @@ class Subscriber:
         )
         self._rates: Rates[Received] = Rates(config.till_messages_per_s, config.till_messages_burst)
         self._new_streams = Hourly(config.till_streams_per_hour)
+        self._inflated_bytes = 0
         self._lives = 0
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
@@ -110,11 +111,14 @@ class Subscriber:
     def _handle_all(self, events: Sequence[Event], now: float) -> None:
         parcels: list[Parcel] = []
         commands: list[Command] = []
+        self._inflated_bytes = 0
         received = [event for event in events if isinstance(event, Received)]
         for event in events:
             match event:
                 case Received():
                     commands += self._take(event, parcels, now)
+                    if self._inflated_bytes >= self.config.batch_inflated_bytes:
+                        commands += self._ingest(parcels, now)
                 case Connected():
                     self._is_linked = True
                     self.collector.on_link_up()
@@ -154,7 +158,9 @@ class Subscriber:
         try:
             match address.topic:
                 case topics.SALES:
-                    parcels.append(Parcel(till, codec.unpack_sales(received.payload, self._limits)))
+                    upload = codec.unpack_sales(received.payload, self._limits)
+                    parcels.append(Parcel(till, upload))
+                    self._inflated_bytes += sum(map(len, upload.bodies))
                 case topics.RECEIPT_CLOSED if received.payload:
                     bell = codec.decode(ReceiptClosed, received.payload)
                     return self.collector.on_receipt_closed(till, bell, now, is_live=not received.retained)
@@ -169,7 +175,10 @@ class Subscriber:
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
         asked = [command.stream for command in commands if isinstance(command, do.OpenStream)]
-        streams = [one for one in asked if self._may_open(one, now)]
+        refused = {
+            key for key in dict.fromkeys((one.till, one.stream) for one in asked) if not self._may_open(*key, now)
+        }
+        streams = [one for one in asked if (one.till, one.stream) not in refused]
         if not streams:
             return []
         tills = {stream.till for stream in streams}
@@ -180,9 +189,9 @@ class Subscriber:
             answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new, head=stream.head)
         return answers
 
-    def _may_open(self, new: NewStream, now: float) -> bool:
+    def _may_open(self, till: str, stream: str, now: float) -> bool:
         """Say whether a stream is known, or its till may have a new one within this hour."""
-        return self.store.knows(new.till, new.stream) or self._new_streams.takes(new.till, now)
+        return self.store.knows(till, stream) or self._new_streams.takes(till, now)
 
     def _take_put_off(self, now: float) -> list[Command]:
         """Take up what was put off and may be heard now: the newest of each."""
@@ -201,6 +210,8 @@ class Subscriber:
             return []
         heard = self.collector.heard({parcel.till for parcel in parcels})
         outcomes = self.store.ingest(parcels, heard, self._clock_ms())
+        parcels.clear()
+        self._inflated_bytes = 0
         for outcome in outcomes:
             _log_outcome(outcome)
             if outcome.kind == "advanced" and outcome.documents:

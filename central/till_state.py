@@ -64,6 +64,8 @@ class TillState:
     bad_digests: int = 0
     taken_over: dict[str, int] = field(default_factory=dict)
     """Streams that the till's present one goes on from, and where each ended: a late doorbell of theirs is no news."""
+    is_silent: bool = False
+    """Whether it let the last request pass: until it answers one, it is asked in what slots the others leave."""
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
 

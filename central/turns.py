@@ -1,7 +1,8 @@
 """Whose turn it is: at most ``parallel`` tills at once, in classes, and rests outside the slot. Pure; seconds.
 
 Within a class the order is first come, first served. A class is served only while no better one waits. What is asked
-for once more leaves half the slots free: tills that do not answer, or answer much, must not keep what is new waiting.
+for once more, and whoever did not answer last time, leave half the slots free: tills that do not answer, or answer
+much, must not keep what is new waiting.
 """
 
 from __future__ import annotations

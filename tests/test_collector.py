@@ -614,3 +614,44 @@ def test_a_till_that_is_new_waits_for_its_approval_where_that_is_asked_for():
 
     core.on_approvals(set())
     assert len(asks(core.on_tick(1.0))) == 1
+
+
+@pytest.mark.fault("F43")
+def test_tills_that_ring_and_never_answer_leave_half_the_slots_to_the_others():
+    """Three times as many as there are slots, all urgent, all silent: one that answers is asked as soon as it rings."""
+    core, now, waits = a_collector(parallel=4, timeout_s=30), 0.0, []
+    mad = [f"mad-{number}" for number in range(12)]
+    for till in (*mad, TILL):
+        known(core, till=till)
+    rang_at = None
+    while len(waits) < 20 and now < 1000:
+        now += 0.5
+        for till in mad:
+            ring(core, 9, now, till, urgent=True)
+        if now > 100 and rang_at is None:
+            rang_at, newest = now, len(waits) + 1
+            ring(core, newest, now, digest=digest(newest))
+        commands = core.on_tick(now)
+        if rang_at and (mine := [one for one in commands if isinstance(one, Ask) and one.till == TILL]):
+            waits.append(now - rang_at)
+            core.on_outcome(outcome(through=newest, after=newest - 1, task=mine[0].message.task), now)
+            rang_at = None
+
+    assert len(waits) == 20, "without the rule it is never asked"
+    assert max(waits) <= 1.0
+
+
+@pytest.mark.fault("F43")
+def test_only_answers_of_this_life_of_a_till_make_central_ask_for_a_new_stream():
+    """Wrong digests that nobody asked for do not count, nor those of an agent that ran before, or of a stranger."""
+    core, request = asked(now=0.0)
+    for _ in range(5):
+        core.on_outcome(outcome("bad_digest", through=0, task="nobody-asked"), 1.0)
+    assert core.tills[TILL].bad_digests == 0
+    core.tills[TILL].bad_digests = 3
+
+    core.on_outcome(outcome("advanced", through=5, task=request.task), 2.0)
+    core.tills[TILL].bad_digests = 3
+    ring(core, 9, 3.0, boot_id="another-life")
+
+    assert [one.reason for one in asks(core.on_tick(4.0))] == ["doorbell"]

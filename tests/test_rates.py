@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from random import Random
 
 import pytest
@@ -190,14 +192,49 @@ def test_what_cannot_be_read_is_let_go_alike(central, caplog):
     assert [record.message for record in caplog.records].count("too_many") == 1
 
 
+@pytest.mark.fault("F44")
+def test_uploads_that_inflate_to_much_are_not_all_held_at_once():
+    """Two hundred kilobytes from a hundred tills that make a hundred megabytes: a few of them are in memory."""
+    central = Central(batch_inflated_bytes=4 * 2**20)
+    upload = an_upload([b"0" * 2**20], digest=b"\0" * 16)
+    payload = codec.pack_sales(upload.header, upload.bodies)
+    events = [central.received(topics.SALES.of(till=f"till-{number}", worker=1), payload) for number in range(100)]
+    tracemalloc.start()
+    central.shell.handle_all([Connected(1), *events], 0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(central.link.acknowledged) == central.shell.collector.counters.uploads == 100
+    assert peak < 10 * 2**20
+    central.store.close()
+
+
+def test_what_is_committed_in_parts_is_acknowledged_after_all_of_it():
+    """A batch that is too much for one transaction is answered as ever: each upload once."""
+    made = Central(batch_inflated_bytes=2**16)
+    bodies = [a_sale(f"d{number}", note="x" * 1000) for number in range(200)]
+    made.shell.handle_all([Connected(1), made.bell(200, digest=digest_of(bodies))], 0.0)
+    made.shell.handle_all([made.sales(bodies[:100]), made.sales(bodies)], 0.0)
+
+    assert made.documents() == 100
+    assert [outcome.through for outcome in made.said_to()[1]] == [100]
+    assert len(made.link.acknowledged) == 3
+    made.store.close()
+
+
 # -- Streams without end -----------------------------------------------------------------------------------------------
 
 
 def lies(central, count, till=TILL):
     """Ring for so many streams that never were, each with sixteen histories that never were either."""
     lie = {"pruned": 10**9, "newest": 10**9 + 1, "digest": b"\7" * 16}
-    histories = [{"stream": f"lie{number:019d}", **lie} for number in range(16)]
-    return [central.bell(5, till=till, stream=a_stream(100 + number), previous=histories) for number in range(count)]
+    names = (f"lie{number:019d}" for number in itertools.count())
+    return [
+        central.bell(
+            5, till=till, stream=a_stream(100 + number), previous=[{"stream": next(names), **lie} for _ in range(16)]
+        )
+        for number in range(count)
+    ]
 
 
 @pytest.mark.fault("F43")
@@ -206,7 +243,7 @@ def test_a_till_that_names_stream_after_stream_gets_a_few_rows_an_hour(central):
     for number, bell in enumerate(lies(central, 60)):
         central.shell.handle_all([bell], float(number))
     assert rows(central, "SELECT count(*) FROM watermark") == [(3,)]
-    assert rows(central, "SELECT count(*) FROM gap")[0][0] <= 3 * (16 + 16)
+    assert 3 * 16 <= rows(central, "SELECT count(*) FROM gap")[0][0] <= 3 * (16 + 16)
 
     central.shell.tick(HOUR_S + 1.0)
 
@@ -232,6 +269,16 @@ def test_the_honest_history_survives_the_lies(central):
 
     assert central.documents() == 4
     assert rows(central, "SELECT through FROM watermark WHERE stream = ?", a_stream()) == [(4,)]
+
+
+@pytest.mark.fault("F43")
+def test_doorbells_of_one_new_stream_count_as_one(central):
+    """A till that rings three times before its new stream has a row uses one of its streams, not three."""
+    central.shell.handle_all([central.bell(number, stream=a_stream(1)) for number in (1, 2, 3)], 0.0)
+    for number in (2, 3):
+        central.shell.handle_all([central.bell(1, stream=a_stream(number))], float(number))
+
+    assert rows(central, "SELECT stream FROM watermark ORDER BY id") == [(a_stream(number),) for number in (1, 2, 3)]
 
 
 def test_a_stream_that_is_known_is_opened_as_often_as_it_takes(central):
