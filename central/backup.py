@@ -62,7 +62,7 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
                 verified = verify(part, tell)
                 part.replace(target)
             sync(target.parent)
-        except OSError as problem:
+        except (OSError, sqlite3.Error) as problem:
             raise BackupError(f"{target}: {problem}") from problem
         size_bytes, verified_at_ms = target.stat().st_size, clock_ms()
         with reports.writing(database):
@@ -73,17 +73,31 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
 
 @contextmanager
 def _own(part: Path) -> Iterator[None]:
-    """Make an empty file that is gone afterwards, unless it was renamed; only its owner may read what stores sold.
+    """Make an empty file that is gone after an error; only its owner may read what stores sold.
 
-    Its lock tells the next backup that this one still lives.
+    Its lock tells others that this backup still lives. Nothing is emptied that another one has just given its name.
     """
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _take(descriptor, part):
+        os.close(descriptor)
+        raise BackupError(f"another backup writes there: {part}")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
         yield
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
-        part.unlink(missing_ok=True)
+
+
+def _take(descriptor: int, part: Path) -> bool:
+    """Lock a part; False if another backup has it, or gave it its name before it was locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def sync(path: Path) -> None:

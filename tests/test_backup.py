@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from central.lock import InUseError, Lock
 from central.verify import NotTrustedError, follow, verify
 from wire import chain
 
+ROOT = Path(__file__).parent.parent
 BAD = b'{"document_id":"bad"}'
 
 
@@ -119,7 +123,7 @@ def test_only_the_newest_backups_of_this_central_stay(store, path, folder):
     left, lives = (folder / f".central-{store.central_id}-{name}.db.part" for name in ("killed", "lives"))
     left.write_bytes(b"half")
     with lives.open("wb") as held:
-        backup.fcntl.flock(held, backup.fcntl.LOCK_EX)
+        fcntl.flock(held, fcntl.LOCK_EX)
         paths = [made_in(folder, path, 2, NOW_MS + number).path for number in range(4)]
 
     assert sorted(folder.glob("central-*.db")) == sorted(
@@ -173,6 +177,40 @@ def test_no_backup_is_made_while_one_is_being_put_in_place(store, path, folder):
     assert run(path, "backup", "--to", folder).exit_code == 1
     lock.close()
     assert run(path, "backup", "--to", folder).exit_code == 0
+
+
+SMALL_FILES = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+
+
+def test_a_disk_that_fills_up_while_it_is_written_leaves_nothing_behind(store, path, folder):
+    """No more can be written than a part of it: exit code 1, one line, no file, and nothing is noted."""
+    arguments = ["tillstream", "central", "--database", str(path), "backup", "--to", str(folder)]
+    script = f"{SMALL_FILES}import sys; sys.argv = {arguments!r}; runpy.run_module('tillstream', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), done.stderr
+    assert list(folder.iterdir()) == []
+    assert store.backed_up() == BackedUp()
+
+
+def test_two_backups_to_one_file_do_not_write_into_each_other(store, path, folder):
+    """The second one is told; what the first one has just finished is never emptied."""
+    target = folder / "mine.db"
+    part = folder / ".mine.db.part"
+
+    def second(*_):
+        with pytest.raises(BackupError, match="another backup"):
+            backup.make(str(path), target, 1, "", lambda: NOW_MS, silent)
+
+    backup.make(str(path), target, 1, "", lambda: NOW_MS, second)
+    part.write_bytes(b"")
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr(
+            fcntl, "flock", lambda _, how: how & fcntl.LOCK_EX and part.replace(target)
+        )  # It ends just when the next one comes.
+        with pytest.raises(BackupError, match="another backup"):
+            backup.make(str(path), target, 1, "", lambda: NOW_MS, silent)
+    assert list(folder.iterdir()) == [target]
 
 
 # -- Verifying ---------------------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from factories import CENTRAL, NOW_MS, TILL, a_parcel, a_store, a_stream, an_outbox, digest_of, some_sales
-from test_backup import run, silent
+from test_backup import ROOT, SMALL_FILES, run, silent
 
 from central import backup
 from central.batch import NewStream
@@ -225,3 +227,15 @@ def test_a_backup_of_an_earlier_version_is_brought_up_to_date(path, tmp_path, mo
 
     with closing(a_store(path)) as store:
         assert (store.incarnation, store.backed_up().of(TILL, a_stream()), facts(path)[3]) == (2, 6, 6)
+
+
+def test_a_disk_that_fills_up_during_a_restore_changes_nothing(path, copy):
+    """No more can be written than a part of it: exit code 1, one line, the database as it was, no part left behind."""
+    before = path.read_bytes()
+    arguments = ["tillstream", "central", "--database", str(path), "restore", str(copy)]
+    script = f"{SMALL_FILES}import sys; sys.argv = {arguments!r}; runpy.run_module('tillstream', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), done.stderr
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.restoring*")) + list(path.parent.glob("*.replaced-*"))
