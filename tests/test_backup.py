@@ -205,9 +205,8 @@ def test_two_backups_to_one_file_do_not_write_into_each_other(store, path, folde
     backup.make(str(path), target, 1, "", lambda: NOW_MS, second)
     part.write_bytes(b"")
     with pytest.MonkeyPatch.context() as late:
-        late.setattr(
-            fcntl, "flock", lambda _, how: how & fcntl.LOCK_EX and part.replace(target)
-        )  # It ends just when the next one comes.
+        # The first one ends just when the second one locks it.
+        late.setattr(fcntl, "flock", lambda _, how: how & fcntl.LOCK_EX and part.replace(target))
         with pytest.raises(BackupError, match="another backup"):
             backup.make(str(path), target, 1, "", lambda: NOW_MS, silent)
     assert list(folder.iterdir()) == [target]

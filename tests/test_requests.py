@@ -149,7 +149,7 @@ def test_asking_the_whole_fleet_takes_few_statements(store):
             "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 309)"
             " INSERT INTO till SELECT 'many-' || i, '', 1, 0, 1, -1, NULL, '{}', NULL, NULL, '' FROM n"
         )
-        store.database.execute_sql("INSERT INTO watermark SELECT NULL, till_id, 's', 9, '', 0, 0, 0 FROM till")
+        store.database.execute_sql("INSERT INTO watermark SELECT NULL, till_id, 's', 9, '', 0, 0, 0, NULL FROM till")
     statements = []
     store.database.connection().set_trace_callback(statements.append)
     for scope in (Scope(everything=True), Scope(day=DAY_1)):
