@@ -7,6 +7,7 @@ import logging
 from typing import Literal
 
 from broker import packets
+from broker.access import identity
 from broker.codec import Connect, UnsupportedVersionError, Will, read_connect, read_subscribe, read_unsubscribe
 from broker.exchange import Exchange
 from broker.outgoing import Bounds, Outgoing
@@ -44,6 +45,7 @@ class Connection:
         self._draining: asyncio.Task[None] | None = None
         self._ended = self._complained = False
         self._second_began_at, self._published = self._loop.time(), 0
+        self._publishes_max = config.publishes_per_s_max
         self._heard_at = self._loop.time()
         self._silence_limit_s = config.connect_timeout_s
         # amqtt 0.12.1 bugs: no CONNECT timeout; keepalive is never enforced. One timer does both.
@@ -81,7 +83,7 @@ class Connection:
                 await self._take(first, body)
             if self._owes_too_much():
                 await self._writer.drain()
-            if self._published >= self._config.publishes_per_s_max:
+            if self._published >= self._publishes_max:
                 await self._rest()
         return "connection_lost"
 
@@ -118,6 +120,8 @@ class Connection:
     def _enter(self, connect: Connect) -> None:
         self.user, self.will = connect.client_id, connect.will
         self._splitter.limit_bytes = self._config.packet_limit_bytes
+        if (who := identity(self.user)) and who.party == "till":
+            self._publishes_max = min(self._publishes_max, self._config.till_publishes_per_s_max)
         longest = self._config.keepalive_max_s
         self._silence_limit_s = KEEPALIVE_GRACE * min(connect.keepalive_s or longest, longest)
         self._heard_at = self._loop.time()
@@ -237,8 +241,11 @@ class Connection:
         return self._unsent_bytes + self._writer.transport.get_write_buffer_size() > bound
 
     async def _rest(self) -> None:
-        """Read nothing for what is left of this second; TCP slows the client down, and the others have their turn."""
-        left_s = self._second_began_at + 1 - self._loop.time()
+        """Read nothing until the rate allows what was read; TCP slows the client down, and the others have their turn.
+
+        What one read brings may be many times the bound: small messages come by the thousand.
+        """
+        left_s = self._second_began_at + self._published / self._publishes_max - self._loop.time()
         if left_s > 0:
             await asyncio.sleep(left_s)
         self._second_began_at, self._published = self._loop.time(), 0

@@ -36,6 +36,8 @@ class BrokerConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     packet_limit_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] = 2 * MIB
     topic_limit_bytes: Annotated[int, Meta(ge=16, le=65_535)] = 256
     publishes_per_s_max: Count = 10_000
+    till_publishes_per_s_max: Count = 200
+    """A till that is faster is read more slowly. One that drains a backlog publishes a few dozen uploads a second."""
     subscriptions_max: Count = 64
     inflight_max: Window = 1000
     queue_max_messages: Count = 10_000

@@ -21,6 +21,12 @@ from .judge import Accepted, Refused
 Judge = Callable[[str, bytes], Accepted | Refused]
 Key = tuple[str, str]
 """A till and one of its streams."""
+DigestAt = Callable[[str, str, int], bytes | None]
+
+
+def unknown_digest(_till: str, _stream: str, _number: int) -> bytes | None:
+    """Say that nothing is known: where no till can have forgotten anything."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +55,19 @@ class BackedUp:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it."""
+    """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it.
+
+    Up to ``after`` central provably held the very history that the head ends: all behind it is promised by the head.
+    ``heard_at`` is when the core heard it last, in its own seconds.
+    """
 
     stream: str
     boot_id: str
     newest: int
     digest: bytes
     written: bool = False
+    after: int = 0
+    heard_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +119,15 @@ class OpenTask:
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """A stream that a doorbell named and the database may not know, with the histories it took over."""
+    """A stream that a doorbell named and the database may not know, with the histories it took over.
+
+    ``head`` is what the doorbell promises: it stands from the moment on in which older promises go over to it.
+    """
 
     till: str
     stream: str
     previous: tuple[History, ...]
+    head: Heard | None = None
 
 
 @dataclass(slots=True)
@@ -123,9 +139,10 @@ class Batch:
     quarantine: list[tuple[Any, ...]] = field(default_factory=list)
     marks: dict[Key, Mark] = field(default_factory=dict)
     gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
-    passed: list[tuple[str, str, int]] = field(default_factory=list)
-    held: list[tuple[str, str, int]] = field(default_factory=list)
-    """Numbers whose documents are here already under other numbers: they are no holes."""
+    passed: list[tuple[str, str, str, int]] = field(default_factory=list)
+    heads: list[tuple[str, Heard]] = field(default_factory=list)
+    held: list[tuple[str, str, int, str, int]] = field(default_factory=list)
+    """Numbers whose documents are here already, under the numbers of the streams named last: they are no holes."""
 
     def take(self, parcel: Parcel, mark: Mark | None, heads: Sequence[Heard], judge: Judge) -> Outcome:
         """Check one upload against its watermark, put its rows into the batch, and say what became of it."""
@@ -181,27 +198,43 @@ class Batch:
             seen.total_minor, seen.is_training,
         )  # fmt: skip
 
-    def take_over(self, new: NewStream, marks: dict[Key, Mark], heads: Sequence[Heard]) -> None:
-        """Note what a till's earlier streams can no longer send, now that a new one goes on in their place."""
+    def take_over(
+        self, new: NewStream, marks: dict[Key, Mark], heads: Sequence[Heard], digest_at: DigestAt = unknown_digest
+    ) -> None:
+        """Note what a till's earlier streams can no longer send, now that a new one goes on in their place.
+
+        ``digest_at`` works out what the documents make that central holds of a stream, None if they make nothing.
+        """
         ended = {history.stream: history for history in new.previous}
         for history in new.previous:
-            mark = marks.get((new.till, history.stream))
-            first = (mark.through if mark else 0) + 1
-            if history.pruned >= first:
-                reason = f"pruned on the till before stream {new.stream} took over"
-                self.gaps.append((new.till, history.stream, first, history.pruned, reason))
+            self._miss_pruned(new, history, marks.get((new.till, history.stream)), digest_at)
         for head in heads:
             if head.stream != new.stream:
-                self._end_head(new, head, ended.get(head.stream), marks.get((new.till, head.stream)))
+                self._end_head(new, head, ended.get(head.stream))
+        if new.head and new.head.newest and new.previous:
+            self.heads.append((new.till, new.head))
 
-    def _end_head(self, new: NewStream, head: Heard, ended: History | None, mark: Mark | None) -> None:
+    def _miss_pruned(self, new: NewStream, history: History, mark: Mark | None, digest_at: DigestAt) -> None:
+        """Note what a till had forgotten that central does not hold.
+
+        Numbers up to the watermark may be another history's: of a clone, or of the till before its disk went back.
+        """
+        first = (mark.through if mark else 0) + 1
+        reason = f"pruned on the till before stream {new.stream} took over"
+        if history.pruned and history.agreed_digest:
+            is_ours = digest_at(new.till, history.stream, history.agreed) == history.agreed_digest
+            first = history.agreed + 1 if is_ours else 1
+            reason = reason if is_ours else f"{reason}, and what is held under these numbers is another history"
+        if first <= history.pruned:
+            self.gaps.append((new.till, history.stream, first, history.pruned, reason))
+
+    def _end_head(self, new: NewStream, head: Heard, ended: History | None) -> None:
         """Let a head go that is exactly where its stream ended; any other one is a promise nobody can keep."""
         is_taken_over = ended is not None and (ended.newest, ended.digest) == (head.newest, head.digest)
-        first = (mark.through if mark else 0) + 1
-        if not is_taken_over and first <= head.newest:
+        if not is_taken_over:
             reason = f"rung for by boot {head.boot_id}, and stream {new.stream} did not take it over"
-            self.gaps.append((new.till, head.stream, first, head.newest, reason))
-        self.passed.append((new.till, head.stream, head.newest))
+            self.gaps.append((new.till, head.stream, head.after + 1, head.newest, reason))
+        self.passed.append((new.till, head.stream, head.boot_id, head.newest))
 
     def _judge_all(self, parcel: Parcel, judge: Judge) -> tuple[Quarantined, ...]:
         till, stream = parcel.till, parcel.upload.header.stream
@@ -222,9 +255,9 @@ class Batch:
                 continue
             if head.newest > header.after and digests[head.newest - header.after] != head.digest:
                 reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
-                self.gaps.append((parcel.till, header.stream, header.after + 1, head.newest, reason))
+                self.gaps.append((parcel.till, header.stream, head.after + 1, head.newest, reason))
             if head.written:
-                self.passed.append((parcel.till, header.stream, head.newest))
+                self.passed.append((parcel.till, header.stream, head.boot_id, head.newest))
 
 
 def with_conflicts(outcomes: list[Outcome], conflicts: list[tuple[str, str, Quarantined]]) -> list[Outcome]:

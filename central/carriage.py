@@ -21,6 +21,7 @@ from wire.messages import Quarantined, ReceiptClosed, SalesStored, said
 
 from . import audit
 from .batch import Heard, Mark, NewStream, Parcel
+from .heads import head_of
 from .models import MODELS, Document, Quarantine, Watermark
 from .store import Store
 
@@ -67,7 +68,7 @@ def take_in(
     if header.till in denied:
         raise CarriageError(f"till {header.till} is on the deny list: nothing is taken from it")
     bell = _doorbell(sealed)
-    heard = {header.till: tuple(head for till, head in store.heard_heads() if till == header.till)}
+    heard = {header.till: tuple(head for till, head in store.heard_heads(at_ms) if till == header.till)}
     with store.database.bind_ctx(MODELS):
         is_older = _is_older(header, bell)
         mark = _open_aside(store, header, at_ms) if is_older else _open(store, header, bell, heard, at_ms)
@@ -128,7 +129,7 @@ def _open(
     store: Store, header: CarriageHeader, bell: ReceiptClosed, heard: dict[str, tuple[Heard, ...]], at_ms: int
 ) -> Mark:
     """Make the stream known as its doorbell would; returns its watermark."""
-    opened = store.open_streams([NewStream(header.till, header.stream, bell.previous)], heard, at_ms)
+    opened = store.open_streams([NewStream(header.till, header.stream, bell.previous, head_of(bell))], heard, at_ms)
     return opened[header.till, header.stream][0]
 
 
@@ -240,7 +241,7 @@ def _note_verified(taking: _Taking, bell: ReceiptClosed, made_at_ms: int) -> Non
         row = Watermark.get((Watermark.till_id == taking.till) & (Watermark.stream == taking.stream))
         if (bell.newest, bell.digest) != (row.through, bytes(row.digest)):
             return
-        if any(till == taking.till for till, _ in taking.store.heard_heads()):
+        if any(till == taking.till for till, _ in taking.store.heard_heads(taking.at_ms)):
             return
         moved_at_ms, before_ms = row.moved_at_ms or 0, row.verified_at_ms or 0
         shown_at_ms = max(before_ms, min(made_at_ms, taking.at_ms))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import peewee as pw
 
-from wire.program import EXIT_FINDINGS, ConfigError, log_to_stderr
+from wire.program import EXIT_FINDINGS, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
 from . import days_cli, reports, settings_cli
@@ -23,8 +25,8 @@ from .lock import InUseError
 from .migrations import NewerSchemaError
 from .quarantine_cli import quarantine
 from .requests_cli import request
+from .service import log, wall_clock_ms
 from .service import run as run_worker
-from .service import wall_clock_ms
 from .store import UnsafeDatabaseError
 
 
@@ -54,6 +56,10 @@ def run(context: click.Context) -> None:
         run_worker(config)
     except (ConfigError, InUseError, NewerSchemaError, UnsafeDatabaseError) as problem:
         raise fail(str(problem)) from problem
+    except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
+        if is_disk_failure(problem):
+            end_at_once(log, problem)
+        raise
 
 
 @central.command()

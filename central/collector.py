@@ -16,7 +16,8 @@ from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillP
 from .batch import BackedUp, Heard, Mark, NewStream, OpenTask, Outcome
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .debounce import Debounce
-from .till_state import Task, TillState, as_written, even_bell
+from .heads import Heads, head_of
+from .till_state import Task, TillState, even_bell
 from .turns import BACKLOG, LIVE, REPEAT, URGENT, Alarms, Turns
 
 
@@ -49,8 +50,7 @@ class Collector:
         self.turns = Turns(limits.parallel)
         self._sweep = Alarms()
         self._task_prefix, self._tasks_made = task_prefix, 0
-        self._changed_heads: set[tuple[str, tuple[str, str]]] = set()
-        self._passed: list[tuple[str, str, int]] = []
+        self._heads = Heads(limits)
         self._changed_verified: dict[str, str] = {}
         self._changed_tasks: dict[str, Task] = {}
         self._note_at = 0.0
@@ -66,13 +66,23 @@ class Collector:
         now: float,
     ) -> None:
         """Take up what the database knows: watermarks, heads that were never passed, tasks that were never done."""
-        for till, mark, online, connection, approved in tills:
+        for till, _, online, connection, approved in tills:
             state = self._state(till, now)
-            state.mark, state.is_online, state.connection, state.is_approved = mark, online, connection, approved
-        for till, head in heads:
-            self._state(till, now).heads[head.stream, head.boot_id] = (head, now)
+            state.is_online, state.connection, state.is_approved = online, connection, approved
+        self.on_rows(tills, heads, now)
         for task in tasks:
             self.on_task(task, now)
+
+    def on_rows(
+        self, tills: list[tuple[str, Mark | None, bool | None, int, bool]], heads: list[tuple[str, Heard]], now: float
+    ) -> None:
+        """Take up watermarks and heads as the database has them: another process with this number may write there."""
+        for till, mark, *_ in tills:
+            state = self._state(till, now)
+            if mark and (state.mark is None or state.mark.stream == mark.stream):
+                state.mark = mark
+        for till, head in heads:
+            self._heads.take_up(self._state(till, now), head, now)
 
     def on_task(self, given: OpenTask, now: float) -> None:
         """Take up a task that stands in the database: left open by an earlier run, or made by a person.
@@ -106,6 +116,8 @@ class Collector:
         self.counters.doorbells += 1
         state = self._state(till, now)
         state.bell, state.is_bell_live = bell, is_live
+        if bell.previous:
+            state.taken_over = {one.stream: one.newest for one in bell.previous}
         if is_live:
             self._is_back(state)
         if (task := state.task) and task.state == "requested" and task.asked_stream != bell.stream:
@@ -115,7 +127,7 @@ class Collector:
         # A till that was told of more than we remember heard it of the row: another process has moved that.
         if state.mark is None or state.mark.stream != bell.stream or state.mark.through < bell.stored:
             state.mark = None
-            return [OpenStream(NewStream(till, bell.stream, bell.previous))]
+            return [OpenStream(NewStream(till, bell.stream, bell.previous, head_of(bell)))]
         return self._weigh(till, state, now)
 
     def on_stream_opened(self, till: str, mark: Mark, now: float, *, is_new: bool) -> list[Command]:
@@ -125,10 +137,11 @@ class Collector:
         """
         state = self._state(till, now)
         if is_new:
-            for key in [key for key in state.heads if key[0] != mark.stream]:
-                self._drop_head(till, state, key)
+            self._heads.drop_others(till, state, mark.stream)
         if state.bell is None or state.bell.stream != mark.stream:
             return []
+        if is_new and state.bell.newest:
+            self._heads.take_up(state, replace(head_of(state.bell), written=True), now)
         state.mark = mark
         return self._weigh(till, state, now)
 
@@ -148,6 +161,10 @@ class Collector:
         else:
             state.is_online = False
         return True
+
+    def on_clock(self, till: str, *, is_right: bool) -> None:
+        """Note whether a till's clock is about ours: with a wrong one it must forget nothing."""
+        self.tills[till].is_clock_right = is_right
 
     def _is_back(self, state: TillState) -> None:
         """Ask a till now that was not asked because it was away."""
@@ -248,7 +265,7 @@ class Collector:
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
         if bell.newest > mark.through:
-            self._hear(till, state, bell, now)
+            self._heads.hear(till, state, bell, now)
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent
@@ -260,7 +277,7 @@ class Collector:
         return []
 
     def _on_even(self, till: str, state: TillState, now: float, *, is_told: bool) -> list[Command]:
-        self._drop_heads(till, state)
+        self._heads.drop_reached(till, state)
         self._verify(till, state, now)
         if state.task and state.task.state == "requested" and not state.is_repeating:
             return []  # Its answer is on the way, and is acknowledged then.
@@ -272,10 +289,13 @@ class Collector:
     ) -> list[Command]:
         till = outcome.till
         state.bad_digests = 0
+        state.taken_over.pop(outcome.mark.stream, None)
         state.is_bell_live = True  # The till itself has spoken: what it rang for, it still holds.
-        if answered and not outcome.documents and (not state.bell or state.bell.newest <= answered.asked_newest):
-            state.bell = even_bell(outcome.mark, state.bell)
-        self._drop_heads(till, state)
+        self._heads.drop_reached(till, state)
+        if answered and not outcome.documents:
+            self._heads.end(till, state, answered)
+            if not state.bell or state.bell.newest <= answered.asked_newest:
+                state.bell = even_bell(outcome.mark, state.bell)
         self._verify(till, state, now)
         if not state.backlog:
             self._finish(till, state, "done")
@@ -321,6 +341,7 @@ class Collector:
             digest=mark.digest,
             central_id=self.central_id,
             backed_up=self.backed_up.of(till, mark.stream),
+            keep=not state.is_clock_right,
             quarantined=quarantined,
         )
         return Confirm(till, message)
@@ -407,6 +428,8 @@ class Collector:
         if task.span and not (mark and mark.stream == task.span.stream and task.attempts < self.limits.attempts_max):
             self._give_up_repeat(state, task)
             return []
+        if not task.attempts and task.task_id.startswith(f"{self._task_prefix}."):
+            task.first_asked_at = now
         task.state, task.attempts = "requested", task.attempts + 1
         self._change(task)
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
@@ -429,6 +452,7 @@ class Collector:
             worker=self.worker,
             task=task.task_id,
             reason="repeat" if span else self._reason(state, task),
+            keep=not state.is_clock_right,
         )
 
     def _give_up_repeat(self, state: TillState, task: Task) -> None:
@@ -494,31 +518,7 @@ class Collector:
             self._set_aside(state)
             self._enqueue(self._make_task(till, "sweep", now))
 
-    # -- Heads and what is proven ----------------------------------------------------------------------------------
-
-    def _hear(self, till: str, state: TillState, bell: ReceiptClosed, now: float) -> None:
-        key = bell.stream, bell.boot_id
-        if key not in state.heads and len(state.heads) >= self.limits.heads_max:
-            return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
-        before, since = state.heads.get(key, (None, now))
-        if before is not None and before.newest > bell.newest:
-            return  # An older doorbell that comes late takes nothing back.
-        written = before is not None and before.written
-        state.heads[key] = (Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, written), since)
-        self._changed_heads.add((till, key))
-
-    def _drop_head(self, till: str, state: TillState, key: tuple[str, str]) -> None:
-        head, _ = state.heads.pop(key)
-        if head.written:
-            self._passed.append((till, head.stream, head.newest))
-        self._changed_heads.discard((till, key))
-
-    def _drop_heads(self, till: str, state: TillState) -> None:
-        """Drop the heads that the watermark has reached; ingest has compared their digests."""
-        mark = state.mark
-        for key, (head, _) in list(state.heads.items()):
-            if mark and head.stream == mark.stream and head.newest <= mark.through:
-                self._drop_head(till, state, key)
+    # -- What is proven, and what is written ------------------------------------------------------------------------
 
     def _verify(self, till: str, state: TillState, now: float) -> None:
         if state.is_bell_live and state.is_verified and state.mark:
@@ -528,22 +528,15 @@ class Collector:
     def _take_note(self, now: float) -> list[Command]:
         """Write what is older than a second and still open: what was settled meanwhile never touches the disk."""
         old = now - self.limits.note_after_s
-        heads = []
-        for till, key in sorted(self._changed_heads):
-            head, since = self.tills[till].heads[key]
-            if since <= old:
-                heads.append((till, head))
-                self.tills[till].heads[key] = (as_written(head), since)
-                self._changed_heads.discard((till, key))
+        heads, (passed, gaps) = self._heads.to_write(self.tills, now), self._heads.to_settle()
         tasks = tuple(task for task in self._changed_tasks.values() if task.is_written or task.created_at <= old)
         for task in tasks:
             task.is_written = True
             del self._changed_tasks[task.task_id]
-        verified, passed = tuple(self._changed_verified.items()), tuple(self._passed)
+        verified = tuple(self._changed_verified.items())
         self._changed_verified.clear()
-        self._passed.clear()
-        note = Note(tuple(heads), passed, verified, tasks)
-        return [note] if heads or passed or verified or tasks else []
+        note = Note(heads, passed, gaps, verified, tasks)
+        return [note] if heads or passed or gaps or verified or tasks else []
 
     def _count(self, outcome: Outcome) -> None:
         self.counters.uploads += 1

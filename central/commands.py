@@ -63,7 +63,8 @@ class Note:
     """Write what has been heard and was not settled within a second; one transaction for all tills."""
 
     heads: tuple[tuple[str, Heard], ...]
-    passed: tuple[tuple[str, str, int], ...]
+    passed: tuple[tuple[str, str, str, int], ...]
+    gaps: tuple[tuple[str, str, int, int, str], ...]
     verified: tuple[tuple[str, str], ...]
     tasks: tuple[Task, ...]
 

@@ -53,6 +53,18 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 20_000
     inbox_bytes: Annotated[int, Meta(ge=2**20, le=2**34)] = 64 * 2**20
 
+    till_messages_per_s: Annotated[float, Meta(gt=0, le=10_000)] = 10
+    till_messages_burst: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    """How much of one till is heard: doorbells, presences and uploads, each for itself. Beyond it only the newest
+    doorbell and presence count, in their turn, and uploads are let go. One that brings documents is not counted."""
+    till_streams_per_hour: Annotated[int, Meta(ge=1, le=1000)] = 12
+    """New streams of one till; further ones wait. A till makes at most ``new_streams_per_hour``, two that share a name
+    twice as many."""
+
+    look_every_s: Annotated[float, Meta(gt=0, le=60)] = 1
+    """How often the rows are looked at for what people asked and changed."""
+    clock_skew_max_s: Seconds = 43_200
+    """A till whose clock is further from central's is told to forget nothing; half a day is no forgotten time zone."""
     days_every_s: Seconds = 5
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""

@@ -58,6 +58,13 @@ class _Named(msgspec.Struct):
     document_id: Any = None
 
 
+REASON_MAX = 300
+"""How much of a reason is kept: it may quote the document, whose bytes stand beside it."""
+
+NAME_SHOWN = 64
+_Way = tuple[str | int, "_Way | None"]
+"""A step on the way to a value, and the way to where it was taken: a list's index, or a name."""
+
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_document = msgspec.json.Decoder(Document).decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,10 +75,11 @@ def judge(till: str, body: bytes) -> Accepted | Refused:
     """Return what becomes of a document that this till sent."""
     try:
         document = _decode_document(body)
+        body.decode()  # Fields that are not known are passed over unread, and may be no UTF-8.
     except msgspec.ValidationError as problem:
-        return _refuse_shape(body, str(problem))
+        return _refuse_shape(body, str(problem)[:REASON_MAX])
     except _UNREADABLE as problem:
-        return Refused("", "bad_json", str(problem))
+        return Refused("", "bad_json", str(problem)[:REASON_MAX])
     if b"\\u" in body and (unclean := _unclean_text(body)):
         return Refused(_document_id(body), *unclean)
     try:
@@ -263,21 +271,32 @@ def _unclean_text(body: bytes) -> tuple[Code, str] | None:
         value = msgspec.json.decode(body)
     except _UNREADABLE as problem:
         return "bad_json", str(problem)
-    where = _find_nul(value, "$")
-    return ("bad_schema", f"a NUL character in {where}") if where else None
+    where = _find_nul(value)
+    return ("bad_schema", f"a NUL character in {where}"[:REASON_MAX]) if where else None
 
 
-def _find_nul(value: Any, where: str) -> str | None:
-    """Return where the first NUL is; a list of what is left, not recursion: a document may be nested deeply."""
-    left = [(value, where)]
+def _find_nul(value: Any) -> str | None:
+    """Return where the first NUL is; a list of what is left, not recursion: a document may be nested deeply.
+
+    What is left holds the way to it as links: as texts, a long name before a long list would fill the memory.
+    """
+    left: list[tuple[Any, _Way]] = [(value, ("$", None))]
     while left:
-        item, path = left.pop()
+        item, way = left.pop()
         if isinstance(item, str):
             if "\0" in item:
-                return path
+                return _told(way)
         elif isinstance(item, dict):
-            left += [(inner, f"{path}.{key}") for key, inner in item.items()]
-            left += [(key, f"{path}.<key>") for key in item]
+            left += [(inner, (f".{key[:NAME_SHOWN]}", way)) for key, inner in item.items()]
+            left += [(key, (".<key>", way)) for key in item]
         elif isinstance(item, list):
-            left += [(inner, f"{path}[{index}]") for index, inner in enumerate(item)]
+            left += [(inner, (index, way)) for index, inner in enumerate(item)]
     return None
+
+
+def _told(way: _Way | None) -> str:
+    steps: list[str] = []
+    while way is not None:
+        step, way = way
+        steps.append(step if isinstance(step, str) else f"[{step}]")
+    return "".join(reversed(steps))

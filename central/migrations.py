@@ -97,6 +97,12 @@ CREATE TABLE backup (
   documents BIGINT NOT NULL);
 """
 
+_TABLES_5 = """
+ALTER TABLE heard_head ADD COLUMN after BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE held_before ADD COLUMN in_stream TEXT;
+ALTER TABLE held_before ADD COLUMN in_sequence BIGINT;
+"""
+
 
 def _tables(database: pw.Database, words: dict[str, str]) -> None:
     _execute_all(database, _TABLES_1.format(**words))
@@ -114,11 +120,16 @@ def _backups_and_discarded(database: pw.Database, words: dict[str, str]) -> None
     _execute_all(database, _TABLES_4.format(**words))
 
 
+def _histories(database: pw.Database, words: dict[str, str]) -> None:
+    _execute_all(database, _TABLES_5.format(**words))
+
+
 MIGRATIONS: tuple[Callable[[pw.Database, dict[str, str]], None], ...] = (
     _tables,
     _views,
     _completeness,
     _backups_and_discarded,
+    _histories,
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

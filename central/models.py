@@ -110,6 +110,8 @@ class HeardHead(pw.Model):
     boot_id = pw.TextField()
     newest = pw.BigIntegerField()
     digest = pw.BlobField()
+    after = pw.BigIntegerField(default=0)
+    """Up to here central provably held the very history that the head ends."""
     heard_at_ms = pw.BigIntegerField()
 
     class Meta:
@@ -197,6 +199,9 @@ class HeldBefore(pw.Model):
     till_id = pw.TextField()
     stream = pw.TextField()
     sequence = pw.BigIntegerField()
+    in_stream = pw.TextField(null=True)
+    in_sequence = pw.BigIntegerField(null=True)
+    """Where the document stands; null for a number that was noted before that was kept."""
 
     class Meta:
         table_name = "held_before"

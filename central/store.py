@@ -53,6 +53,7 @@ _OPEN = (
     "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms) VALUES (?, ?, 0, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+_KNOWS = "SELECT 1 FROM watermark WHERE till_id = ? AND stream = ?"
 _PRESENT = (
     "UPDATE watermark SET id = (SELECT max(id) + 1 FROM watermark) WHERE till_id = ? AND stream = ?"
     " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
@@ -66,12 +67,25 @@ _GAP = (
     "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, ?, ?, ?, ?, '')"
     " ON CONFLICT DO NOTHING"
 )
-_PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND newest <= ?"
+_PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND boot_id = ? AND newest <= ?"
 _HEAR = (
-    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest"
+    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest,"
+    " after = excluded.after"
 )
-_HELD = "INSERT INTO held_before (till_id, stream, sequence) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_HELD = (
+    "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+_HISTORY = (
+    "SELECT sequence, body FROM document WHERE till_id = ?1 AND stream = ?2 AND sequence <= ?3 UNION ALL"
+    " SELECT sequence, body FROM quarantine WHERE till_id = ?1 AND stream = ?2 AND sequence <= ?3 UNION ALL"
+    " SELECT h.sequence, coalesce(d.body, q.body) FROM held_before h"
+    " LEFT JOIN document d ON (d.till_id, d.stream, d.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
+    " LEFT JOIN quarantine q ON (q.till_id, q.stream, q.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
+    " WHERE h.till_id = ?1 AND h.stream = ?2 AND h.sequence <= ?3 ORDER BY 1"
+)
+"""A stream's documents in order, wherever they stand."""
 _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
 _SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
@@ -102,6 +116,10 @@ def is_memory(path: str) -> bool:
     return path == ":memory:" or "mode=memory" in path
 
 
+def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
+    return [(till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads]
+
+
 class UnsafeDatabaseError(Exception):
     """The database cannot be trusted with what it is given, or not be read; the text says why."""
 
@@ -122,6 +140,8 @@ class Store:
         self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
         self.database.connect()
         self._connection = cast("sqlite3.Connection", self.database.connection())
+        # As the till's outbox does: what the last life left in the log is written anew before anybody is told of it.
+        self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
         self._approve = not approve_tills
         self._refuse_unsafe(path)
         migrate(self.database)
@@ -207,6 +227,8 @@ class Store:
             many(_GAP, [(*gap, batch.received_at_ms) for gap in batch.gaps])
         if batch.passed:
             many(_PASSED, batch.passed)
+        if batch.heads:
+            many(_HEAR, _head_rows(batch.heads, batch.received_at_ms))
         return conflicts
 
     def _find_conflicts(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
@@ -221,7 +243,7 @@ class Store:
                 continue
             if there[2] == body:
                 if there[:2] != (stream, sequence):
-                    batch.held.append((till, stream, sequence))
+                    batch.held.append((till, stream, sequence, *there[:2]))
                 continue
             reason = f"document_id was used before, with other bytes, as number {there[1]} of stream {there[0]}"
             refused = Refused(document_id, "conflict", reason)
@@ -233,7 +255,7 @@ class Store:
         for till, stream, sequence, document_id, _, _, _, body_digest, _ in batch.quarantine:
             there = self._connection.execute(_SAME_QUARANTINE, (till, document_id, body_digest)).fetchone()
             if there and there != (stream, sequence):
-                batch.held.append((till, stream, sequence))
+                batch.held.append((till, stream, sequence, *there))
 
     def _judge_by_trying(self, till: str, body: bytes) -> Accepted | Refused:
         """Judge a document by whether the database takes it: it passed all checks, and was refused all the same."""
@@ -243,6 +265,8 @@ class Store:
         self._connection.execute("SAVEPOINT trial")
         try:
             self._connection.execute(_DOCUMENTS, Batch(0).document_row(till, "trial", 0, body, verdict))
+        except sqlite3.OperationalError:
+            raise  # The disk or the lock: that says nothing of the document.
         except (sqlite3.Error, OverflowError, ValueError) as problem:
             return Refused("", "unstorable", str(problem))
         finally:
@@ -268,12 +292,31 @@ class Store:
             for one in streams:
                 if (one.till, one.stream) not in before:
                     self._connection.execute(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
-                    batch.take_over(one, before, heard.get(one.till, ()))
+                    batch.take_over(one, before, heard.get(one.till, ()), self._digest_at)
                 else:
                     self._connection.execute(_PRESENT, (one.till, one.stream, one.till))
             self._write(batch)
             after = self._marks({one.till for one in streams})
         return {key: (mark, key not in before) for key, mark in after.items()}
+
+    def _digest_at(self, till: str, stream: str, number: int) -> bytes | None:
+        """Work out the chain's digest over what is held of a stream, None if not all of it is; reads all of it.
+
+        Needed only when a till that had forgotten documents went on in another stream.
+        """
+        mark = self._marks({till}).get((till, stream))
+        if mark and mark.through == number:
+            return mark.digest
+        digest, reached = chain.first(stream), 0
+        for sequence, body in self._connection.execute(_HISTORY, (till, stream, number)):
+            if sequence != reached + 1 or body is None:
+                return None
+            digest, reached = chain.follow(digest, body), sequence
+        return digest if reached == number else None
+
+    def knows(self, till: str, stream: str) -> bool:
+        """Say whether a stream of this till has a row."""
+        return self._connection.execute(_KNOWS, (till, stream)).fetchone() is not None
 
     # -- What is written once a second -----------------------------------------------------------------------------
 
@@ -281,16 +324,18 @@ class Store:
         self,
         at_ms: int,
         heads: Iterable[tuple[str, Heard]] = (),
-        passed: Sequence[tuple[str, str, int]] = (),
+        passed: Sequence[tuple[str, str, str, int]] = (),
+        gaps: Sequence[tuple[str, str, int, int, str]] = (),
         verified: Iterable[tuple[str, str]] = (),
         presences: Iterable[tuple[Any, ...]] = (),
         tasks: Iterable[tuple[Any, ...]] = (),
     ) -> None:
         """Write what has been heard since the last time, for all tills, in one transaction; nothing if nothing was."""
-        hear = [(till, head.stream, head.boot_id, head.newest, head.digest, at_ms) for till, head in heads]
+        hear = _head_rows(heads, at_ms)
         verify = [(at_ms, till, stream) for till, stream in verified]
         shown, task_rows = list(presences), list(tasks)
-        if not (hear or passed or verify or shown or task_rows):
+        missing = [(*gap, at_ms) for gap in gaps]
+        if not (hear or passed or missing or verify or shown or task_rows):
             return
         with self._transaction():
             register = [(row[-1], self._approve, at_ms) for row in shown]
@@ -298,6 +343,7 @@ class Store:
                 (_REGISTER, register),
                 (_PRESENCE, shown),
                 (_PASSED, passed),
+                (_GAP, missing),
                 (_HEAR, hear),
                 (_VERIFY, verify),
                 (_TASK, task_rows),
@@ -314,11 +360,26 @@ class Store:
             for till, online, connection, approved, stream, through, digest in self._connection.execute(_TILLS)
         ]
 
-    def heard_heads(self) -> list[tuple[str, Heard]]:
-        """Return all heads that were written and never passed."""
-        rows = self._connection.execute("SELECT till_id, stream, boot_id, newest, digest FROM heard_head")
+    def heard_heads(self, at_ms: int) -> list[tuple[str, Heard]]:
+        """Return all heads that were written and never passed; first settle those that were passed unawares.
+
+        Two processes with one number write to one database: what one had heard the other may have passed. Whether it
+        was that very history is worked out from the documents.
+        """
+        for till, head in self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"):
+            reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
+            is_held = self._digest_at(till, head.stream, head.newest) == head.digest
+            gaps = () if is_held else ((till, head.stream, head.after + 1, head.newest, reason),)
+            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], gaps=gaps)
+        return self._heads("")
+
+    def _heads(self, which: str) -> list[tuple[str, Heard]]:
+        rows = self._connection.execute(
+            f"SELECT till_id, stream, boot_id, newest, h.digest, after FROM heard_head h {which}"
+        ).fetchall()
         return [
-            (till, Heard(stream, boot, newest, digest, written=True)) for till, stream, boot, newest, digest in rows
+            (till, Heard(stream, boot, newest, digest, written=True, after=after))
+            for till, stream, boot, newest, digest, after in rows
         ]
 
     def open_tasks(self) -> list[OpenTask]:

@@ -16,16 +16,19 @@ from wire.codec import SalesLimits
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
+from wire.program import is_disk_failure
+from wire.topics import Address
 
 from . import commands as do
 from . import settings
-from .batch import Outcome, Parcel
+from .batch import NewStream, Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
 from .day_notes import DayNotes
 from .models import MODELS
 from .post import Post
+from .rates import Hourly, Rates
 from .settings import Wanted
 from .store import Store
 from .till_state import Task
@@ -60,8 +63,11 @@ class Subscriber:
             documents=config.limit_documents,
             inflated_bytes=config.limit_bytes + DOCUMENT_LIMIT_MAX_BYTES + codec.HEADER_LIMIT_BYTES,
         )
+        self._rates: Rates[Received] = Rates(config.till_messages_per_s, config.till_messages_burst)
+        self._new_streams = Hourly(config.till_streams_per_hour)
         self._lives = 0
         self._wishes_at = now
+        self._rows_at = now + config.sweep_s
         self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
@@ -77,7 +83,7 @@ class Subscriber:
         self._lives += 1
         prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
         core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
-        core.on_started(self.store.tills(), self.store.heard_heads(), self.store.open_tasks(), now)
+        core.on_started(self.store.tills(), self.store.heard_heads(self._clock_ms()), self.store.open_tasks(), now)
         core.backed_up = self.store.backed_up()
         return core
 
@@ -113,6 +119,7 @@ class Subscriber:
                     self._is_linked = True
                     self.collector.on_link_up()
                     self._post.on_link_up(now)
+                    self._take_up_rows(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
                 case Disconnected(reason=reason):
                     self._is_linked = False
@@ -128,26 +135,41 @@ class Subscriber:
         address = topics.parse(received.topic)
         if address is None or address.till is None:
             return []
+        if not self._rates.takes(received.topic, now):
+            return self._put_off(address, received, now)
+        return self._take_one(address, address.till, received, parcels, now)
+
+    def _put_off(self, address: Address, received: Received, now: float) -> list[Command]:
+        """Hold the newest doorbell or presence back until the till's rate allows it; let an unasked upload go."""
+        if address.topic is not topics.SALES and 0 < len(received.payload) <= codec.SMALL_LIMIT_BYTES:
+            self._rates.hold(received.topic, received)
+        if self._rates.is_news(received.topic, now):
+            also = {"topic": received.topic, "over": self._rates.over}
+            log.warning("too_many", extra={"till": address.till, "also": also})
+        return []
+
+    def _take_one(
+        self, address: Address, till: str, received: Received, parcels: list[Parcel], now: float
+    ) -> list[Command]:
         try:
             match address.topic:
                 case topics.SALES:
-                    parcels.append(Parcel(address.till, codec.unpack_sales(received.payload, self._limits)))
+                    parcels.append(Parcel(till, codec.unpack_sales(received.payload, self._limits)))
                 case topics.RECEIPT_CLOSED if received.payload:
                     bell = codec.decode(ReceiptClosed, received.payload)
-                    return self.collector.on_receipt_closed(address.till, bell, now, is_live=not received.retained)
+                    return self.collector.on_receipt_closed(till, bell, now, is_live=not received.retained)
                 case topics.TILL_PRESENCE if received.payload:
                     presence = codec.decode(TillPresence, received.payload)
-                    if self.collector.on_presence(address.till, presence, now):
-                        self._show(address.till, presence, now, is_live=not received.retained)
+                    if self.collector.on_presence(till, presence, now):
+                        self._show(till, presence, now, is_live=not received.retained)
         except codec.WireError as problem:
             self.refused += 1
-            log.warning(
-                "refused", extra={"till": address.till, "also": {"topic": received.topic, "error": str(problem)}}
-            )
+            log.warning("refused", extra={"till": till, "also": {"topic": received.topic, "error": str(problem)}})
         return []
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
-        streams = [command.stream for command in commands if isinstance(command, do.OpenStream)]
+        asked = [command.stream for command in commands if isinstance(command, do.OpenStream)]
+        streams = [one for one in asked if self._may_open(one, now)]
         if not streams:
             return []
         tills = {stream.till for stream in streams}
@@ -158,6 +180,22 @@ class Subscriber:
             answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new)
         return answers
 
+    def _may_open(self, new: NewStream, now: float) -> bool:
+        """Say whether a stream is known, or its till may have a new one within this hour."""
+        return self.store.knows(new.till, new.stream) or self._new_streams.takes(new.till, now)
+
+    def _take_put_off(self, now: float) -> list[Command]:
+        """Take up what was put off and may be heard now: the newest of each."""
+        commands: list[Command] = []
+        for received in self._rates.due(now):
+            if (address := topics.parse(received.topic)) and address.till:
+                commands += self._take_one(address, address.till, received, [], now)
+        for till in self._new_streams.due(now):
+            state = self.collector.tills.get(till)
+            if state and state.bell:
+                commands += self.collector.on_receipt_closed(till, state.bell, now, is_live=state.is_bell_live)
+        return commands + self._open_streams(commands, now)
+
     def _ingest(self, parcels: list[Parcel], now: float) -> list[Command]:
         if not parcels:
             return []
@@ -165,7 +203,13 @@ class Subscriber:
         outcomes = self.store.ingest(parcels, heard, self._clock_ms())
         for outcome in outcomes:
             _log_outcome(outcome)
+            if outcome.kind == "advanced" and outcome.documents:
+                self._give_back(outcome.till)
         return [command for outcome in outcomes for command in self.collector.on_outcome(outcome, now)]
+
+    def _give_back(self, till: str) -> None:
+        """Count an upload out again that brought something or was wanted: who drains a backlog is never slowed."""
+        self._rates.give(topics.SALES.of(till=till, worker=self.config.worker))
 
     # -- What time brings ------------------------------------------------------------------------------------------
 
@@ -175,15 +219,17 @@ class Subscriber:
             if not self._is_ready(now):
                 return
             if now >= self._wishes_at:
-                self._wishes_at = now + 1.0
+                self._wishes_at = now + self.config.look_every_s
                 for wish in self.store.wishes():
                     self.collector.on_task(wish, now)
                 self._write_presences()
                 self._read_changes(now)
+            if now >= self._rows_at:
+                self._take_up_rows(now)
             if self.config.worker == 1 and now >= self._days_at:
                 self._days_at = now + self.config.days_every_s
                 self._note_days()
-            self._run(self.collector.on_tick(now), now)
+            self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
             self._send_settings(now)
         except _REFUSED as problem:
             self._begin_again(problem, now)
@@ -192,14 +238,17 @@ class Subscriber:
         """Return when ``tick`` is next needed."""
         if self._begin_at is not None:
             return self._begin_at
-        return min(self._wishes_at, self._days_at, self.collector.next_deadline())
+        put_off_until = min(self._rates.next_deadline(), self._new_streams.next_deadline())
+        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline(), put_off_until)
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
 
         Until the database can be read again, what comes is dropped: the connection is then made anew, and all of it
-        is said again.
+        is said again. Where the disk itself failed, nothing more is asked of this database: the program ends.
         """
+        if is_disk_failure(problem):
+            raise problem
         log.error("database_refused", extra={"also": {"error": str(problem)}})
         self._link.reconnect(f"the database refused: {problem}")
         try:
@@ -207,12 +256,19 @@ class Subscriber:
         except _REFUSED:
             self._begin_at = now + self.config.retry_min_s
 
+    def _take_up_rows(self, now: float) -> None:
+        """Look at the rows again: another process with this number may have moved them, or heard of other heads."""
+        self._rows_at = now + self.config.sweep_s
+        self.collector.on_rows(self.store.tills(), self.store.heard_heads(self._clock_ms()), now)
+
     # -- Commands --------------------------------------------------------------------------------------------------
 
     def _run(self, commands: Iterable[Command], now: float) -> None:
         for command in commands:
             match command:
                 case do.Ask(till=till, message=message):
+                    if message.reason == "repeat":
+                        self._give_back(till)
                     if self._publish(topics.UPLOAD_REQUEST.of(till=till), message) is None:
                         self.collector.on_link_down()
                 case do.Confirm(till=till, message=message):
@@ -228,7 +284,9 @@ class Subscriber:
     def _note(self, note: do.Note, now: float) -> None:
         at_ms = self._clock_ms()
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
-        self.store.note(at_ms, heads=note.heads, passed=note.passed, verified=note.verified, tasks=tasks)
+        self.store.note(
+            at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
+        )
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
         created_at_ms = at_ms - int((now - task.created_at) * 1000)
@@ -245,6 +303,8 @@ class Subscriber:
         """Keep what a till shows. One that the broker kept was made earlier, and says nothing of the till's clock."""
         at_ms = self._clock_ms()
         skew_ms = presence.clock_ms - at_ms if is_live and presence.online else None
+        if skew_ms is not None:
+            self.collector.on_clock(till, is_right=abs(skew_ms) <= self.config.clock_skew_max_s * 1000)
         shown_at_ms = at_ms if is_live else min(at_ms, presence.clock_ms)
         shown = msgspec.json.encode(presence).decode()
         self._presences[till] = (

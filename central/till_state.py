@@ -28,6 +28,8 @@ class Task:
     attempts: int = 0
     is_urgent: bool = False
     is_written: bool = False
+    first_asked_at: float | None = None
+    """When it was first asked for, if no earlier life of central can have: every answer to it was given after that."""
     asked_stream: str | None = None
     asked_newest: int = 0
     """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""
@@ -54,8 +56,12 @@ class TillState:
     """What a person asked for once more; taken up only while nothing new is owed."""
     is_online: bool | None = None
     connection: int = -1
+    is_clock_right: bool = False
+    """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True
     bad_digests: int = 0
+    taken_over: dict[str, int] = field(default_factory=dict)
+    """Streams that the till's present one goes on from, and where each ended: a late doorbell of theirs is no news."""
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
 
@@ -79,11 +85,6 @@ class TillState:
     def is_verified(self) -> bool:
         """Say whether central provably holds everything that the till ever rang for."""
         return self.is_even and not self.heads
-
-
-def as_written(head: Heard) -> Heard:
-    """Return a head that the database knows of."""
-    return Heard(head.stream, head.boot_id, head.newest, head.digest, written=True)
 
 
 def even_bell(mark: Mark, before: ReceiptClosed | None) -> ReceiptClosed:

@@ -15,7 +15,7 @@ from wire.automation import EventName, Step
 from wire.carriage import CarriageError
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import CentralPresence, Sales, SalesStored, UploadRequest, said
-from wire.program import ConfigError, read_secret
+from wire.program import ConfigError, is_disk_failure, read_secret
 
 from . import carriage, syps
 from .automation import TillAutomation, events_of
@@ -34,6 +34,10 @@ log = logging.getLogger("tillstream.edge")
 
 STATUS_EVERY_S = 1.0
 """A macro that shows the status does so at most this often, however often its event happens."""
+
+
+CLOCK_JUMP_MAX_S = 3600.0
+"""By more than this the time of day may not have run away from the monotonic clock when something is forgotten."""
 
 
 class AsideFullError(Exception):
@@ -73,6 +77,7 @@ class Agent:
         self._generation = 0
         self._sent: dict[int, Sent] = {}
         self._was_cut = False
+        self._clock_ahead_ms = 0.0
         self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
@@ -177,8 +182,10 @@ class Agent:
     def _on_handed(self, handed: Handed, now: float) -> None:
         try:
             handed.answer.set_result(self.take_in(handed.given, handed.make_id, now))
-        except Exception as problem:  # noqa: BLE001 -- whoever handed it over must hear of any error
+        except Exception as problem:
             handed.answer.set_exception(problem)
+            if is_disk_failure(problem):
+                raise
 
     def take_in(self, given: bytes, make_id: Callable[[], str], now: float) -> TakenIn:
         """Make one document durable, then ring for it; returns its number.
@@ -188,7 +195,7 @@ class Agent:
         prepared = prepare(given, self.config.document_limit_bytes, make_id)
         if prepared.aside is not None:
             self._keep_aside(prepared)
-        appended = self._append(prepared)
+        appended = self._append(prepared, now)
         if appended.is_new:
             self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
@@ -201,7 +208,7 @@ class Agent:
         self._run(self.syps.on_appended(self.outbox.head(), now, rings=bool(rings), urgent=urgent), now)
         self._do((step for step in steps if not isinstance(step, automation.Ring)), now)
 
-    def _append(self, prepared: Prepared) -> Appended:
+    def _append(self, prepared: Prepared, now: float) -> Appended:
         def append() -> Appended:
             return self.outbox.append(
                 prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
@@ -216,7 +223,7 @@ class Agent:
                 log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
             if self.syps.may_prune:
-                self._prune()
+                self._prune(now)
             appended = append()
         self.standing.is_outbox_full = False
         return appended
@@ -350,27 +357,31 @@ class Agent:
                     topic = topics.RECEIPT_CLOSED.of(till=self.config.till_id)
                     self._publish(topic, codec.encode(message), "ring", retain=True)
                 case syps.SendSales(request=request):
-                    self.send_sales(request)
+                    self.send_sales(request, now)
                 case syps.Serve(request=request):
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
+                    self._clock_ahead_ms = self._clock_ms() - now * 1000
                     self.outbox.mark_stored(through, central_id, backed_up)
                     self.syps.head = self.outbox.head()
-                case syps.StartStream(reason=reason):
-                    self._start_stream(reason, now)
+                case syps.StartStream(reason=reason, asked_after=asked_after):
+                    self._start_stream(reason, asked_after, now)
                 case syps.ShowPresence():
                     self.standing.on_news()
                     self._show_presence()
                 case syps.Prune():
-                    self._prune()
+                    self._prune(now)
 
-    def send_sales(self, request: UploadRequest) -> None:
+    def send_sales(self, request: UploadRequest, now: float) -> None:
         """Read what follows ``request.after`` within its limits, pack it and publish it."""
         most = request.limit_documents
         if request.through is not None:
             most = min(most, max(0, request.through - request.after))
         bodies = self.outbox.read_after(request.after, most, request.limit_bytes)
         through = request.after + len(bodies)
+        if not bodies and most and request.after < self.syps.head.newest:
+            self._start_stream(f"number {through + 1} is gone from the outbox", through, now)
+            return
         header = said(
             Sales,
             stream=request.stream,
@@ -398,9 +409,9 @@ class Agent:
         if mid is not None and sent:
             self._sent[mid] = sent
 
-    def _start_stream(self, reason: str, now: float) -> None:
+    def _start_stream(self, reason: str, asked_after: int, now: float) -> None:
         before = self.outbox.head()
-        self.outbox.start_stream()
+        self.outbox.start_stream(asked_after)
         log.warning(
             "stream_started",
             extra={
@@ -412,7 +423,11 @@ class Agent:
         )
         self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
 
-    def _prune(self) -> None:
+    def _prune(self, now: float) -> None:
+        """Forget what is old, unless the clock has jumped since central said that it is right."""
+        if abs(self._clock_ms() - now * 1000 - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
+            log.warning("clock_jumped", extra={"till": self.config.till_id})
+            return
         retention_days = self.automation.limits.retention_days or self.config.retention_days
         before_ms = self._clock_ms() - int(retention_days * 86_400_000)
         while count := self.outbox.prune(before_ms):

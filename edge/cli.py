@@ -11,7 +11,14 @@ from typing import Any, BinaryIO
 
 import click
 
-from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, log_to_stderr
+from wire.program import (
+    EXIT_FINDINGS,
+    EXIT_NOT_REACHABLE,
+    ConfigError,
+    end_at_once,
+    is_disk_failure,
+    log_to_stderr,
+)
 from wire.reasons import Reason
 
 from .asking import AgentDownError, ask, configured, fail, own_outbox, why
@@ -46,7 +53,10 @@ for group in (actions, macros, events, enable, intake, export, confirm, doctor):
 @click.pass_context
 def run(context: click.Context) -> None:
     """Run the agent until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
+    import sqlite3
+
     from .outbox import OutboxBusyError, OutboxUnsafeError
+    from .service import log
     from .service import run as run_agent
 
     config = configured(context)
@@ -55,6 +65,10 @@ def run(context: click.Context) -> None:
         run_agent(config)
     except (ConfigError, OutboxBusyError, OutboxUnsafeError) as problem:
         raise fail(str(problem)) from problem
+    except sqlite3.DatabaseError as problem:
+        if is_disk_failure(problem):
+            end_at_once(log, problem)
+        raise
 
 
 @edge.command()

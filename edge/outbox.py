@@ -21,12 +21,13 @@ import peewee as pw
 
 from wire import chain
 from wire.messages import HISTORIES_MAX, History
+from wire.program import is_disk_failure
 
 from .syps import Head
 
 MEMORY = ":memory:"
 PAGE_BYTES = 4096
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class OutboxFullError(Exception):
@@ -67,16 +68,26 @@ CREATE TABLE document (
   appended_at_ms INTEGER NOT NULL);
 CREATE INDEX document_by_id ON document (document_id);
 CREATE TABLE previous (
-  id INTEGER PRIMARY KEY, stream TEXT NOT NULL, pruned INTEGER NOT NULL, newest INTEGER NOT NULL, digest BLOB NOT NULL)
+  id INTEGER PRIMARY KEY, stream TEXT NOT NULL, pruned INTEGER NOT NULL, newest INTEGER NOT NULL, digest BLOB NOT NULL,
+  agreed INTEGER NOT NULL DEFAULT 0, agreed_digest BLOB);
+CREATE TABLE forgotten (sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL)
 """
+_FROM_1 = """
+ALTER TABLE previous ADD COLUMN agreed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE previous ADD COLUMN agreed_digest BLOB;
+CREATE TABLE forgotten (sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL)
+"""
+FORGOTTEN_MAX = 200_000
+"""How many digests of pruned documents are kept, some 6 MB: a year of 500 documents a day."""
 _FACTS = "stored, backed_up, central_id, starts, card_numbers_masked"
 _KNOWN = "SELECT sequence FROM document WHERE document_id = ? AND body = ?"
 _APPEND = "INSERT INTO document (sequence, document_id, body, digest, appended_at_ms) VALUES (?, ?, ?, ?, ?)"
 _DIGEST_AT = "SELECT digest FROM document WHERE sequence = ?"
-_READ_AFTER = "SELECT body FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_READ_AFTER = "SELECT sequence, body FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
 _OLDEST_UNSENT = "SELECT appended_at_ms FROM document WHERE sequence = ?"
-_SOME = "SELECT sequence, body FROM document WHERE sequence > ? ORDER BY sequence LIMIT 100"
-_TAKE_OVER = "INSERT INTO previous (stream, pruned, newest, digest) VALUES (?, ?, ?, ?)"
+_SOME = "SELECT sequence, body, digest FROM document WHERE sequence > ? ORDER BY sequence LIMIT 100"
+_TAKE_OVER = "INSERT INTO previous (stream, pruned, newest, digest, agreed, agreed_digest) VALUES (?, ?, ?, ?, ?, ?)"
+_FORGET = "INSERT INTO forgotten (sequence, digest) SELECT sequence, digest FROM document WHERE sequence <= ?"
 _FORGET_HISTORIES = "DELETE FROM previous WHERE id NOT IN (SELECT id FROM previous ORDER BY id DESC LIMIT ?)"
 _UNSENT = (
     "SELECT sequence, document_id, length(body), appended_at_ms FROM document WHERE sequence > ?"
@@ -101,10 +112,12 @@ class Outbox:
             self.database.connect()
             self._connection = cast("sqlite3.Connection", self.database.connection())
             self._refuse_unsafe()
+            self._empty_log()
             self._make_tables()
             self._load()
-        except BaseException:
-            self._let_go()
+        except BaseException as problem:
+            if not is_disk_failure(problem):  # Closing would write.
+                self._let_go()
             raise
         self._keep_ballast()
 
@@ -119,6 +132,22 @@ class Outbox:
         journal = self._connection.execute("PRAGMA journal_mode").fetchone()[0]
         if synchronous != 2 or journal not in ("wal", "memory"):
             raise sqlite3.DatabaseError(f"{self._path}: synchronous={synchronous}, journal_mode={journal}: not safe")
+
+    def _empty_log(self) -> None:
+        """Move what the last life left in the write-ahead log into the database, before anybody is told of it.
+
+        After a failed fsync the kernel shows bytes that the disk may not have, and takes them for written. Copied to
+        their place they are written anew. A full disk is given the ballast's room; without any they stay in the log.
+        """
+        for _ in range(2):
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.OperationalError as problem:
+                if "full" not in str(problem):
+                    raise
+                self.make_room()
+            else:
+                return
 
     def _lock_file(self) -> IO[bytes] | None:
         if self._path is None:
@@ -141,6 +170,12 @@ class Outbox:
                 f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}: upgrade it"
             )
         if version == SCHEMA_VERSION:
+            return
+        if version:
+            with self._transaction():
+                for statement in _FROM_1.split(";\n"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return
         stream = self._make_stream()
         with self._transaction():
@@ -165,12 +200,15 @@ class Outbox:
             f"SELECT {_FACTS} FROM stream"
         ).fetchone()
         self._previous = tuple(
-            History(stream=stream, pruned=pruned, newest=newest, digest=digest)
-            for stream, pruned, newest, digest in run("SELECT stream, pruned, newest, digest FROM previous ORDER BY id")
+            History(stream=stream, pruned=pruned, newest=newest, digest=digest, agreed=agreed, agreed_digest=at_agreed)
+            for stream, pruned, newest, digest, agreed, at_agreed in run(
+                "SELECT stream, pruned, newest, digest, agreed, agreed_digest FROM previous ORDER BY id"
+            )
         )
         newest = run("SELECT max(sequence) FROM document").fetchone()[0]
         self._newest: int = self._pruned if newest is None else newest
         self._digest: bytes = self.digest_at(self._newest) or self._pruned_digest
+        self._stored = min(self._stored, self._newest)  # Rows may be gone that were stored: their numbers come again.
         self._saved = self._facts()
         self._oldest_unsent: tuple[int, int | None] = (0, None)
 
@@ -220,12 +258,15 @@ class Outbox:
         return bytes(row[0]) if row else None
 
     def read_after(self, after: int, limit_documents: int, limit_bytes: int) -> list[bytes]:
-        """Return the documents that follow ``after``, within both limits; one document always fits."""
+        """Return the documents that follow ``after``, within both limits; one document always fits.
+
+        Only what follows without a hole: a row that somebody deleted ends it.
+        """
         bodies: list[bytes] = []
         size_bytes = 0
-        for (body,) in self._connection.execute(_READ_AFTER, (after, limit_documents)):
+        for number, body in self._connection.execute(_READ_AFTER, (after, limit_documents)):
             size_bytes += len(body)
-            if bodies and size_bytes > limit_bytes:
+            if number != after + len(bodies) + 1 or (bodies and size_bytes > limit_bytes):
                 break
             bodies.append(body)
         return bodies
@@ -298,30 +339,51 @@ class Outbox:
             return 0
         digest, count = self.digest_at(through), int(through - self._pruned)
         with self._slack(), self._commit():
+            self._connection.execute(_FORGET, (through,))
+            self._connection.execute("DELETE FROM forgotten WHERE sequence <= ?", (through - FORGOTTEN_MAX,))
             self._connection.execute("DELETE FROM document WHERE sequence <= ?", (through,))
             self._connection.execute("UPDATE stream SET pruned = ?, pruned_digest = ?", (through, digest))
         self._pruned, self._pruned_digest = through, digest or self._pruned_digest
         self._keep_ballast()
         return count
 
-    def start_stream(self) -> None:
-        """Renumber all retained documents from 1 in a new stream, and name the old one as taken over."""
+    def start_stream(self, asked_after: int) -> None:
+        """Renumber all retained documents from 1 in a new stream, and name the old one as taken over.
+
+        What the old one can no longer send goes with its name: what was pruned, and everything up to the last place
+        where its own chain does not hold, because a row was changed or is gone. ``asked_after`` is where central's
+        history of it ends: the old chain's digest there goes along.
+        """
         stream = self._make_stream()
         digest = first = chain.first(stream)
+        known = self._known_digest(asked_after)
+        lost, reached, recorded = self._pruned, self._pruned, self._pruned_digest
+        at_lost = recorded
         self._stored, self._backed_up = 0, None
         run = self._connection.execute
         with self._slack(), self._commit():
-            run(_TAKE_OVER, (self._stream, self._pruned, self._newest, self._digest))
-            run(_FORGET_HISTORIES, (HISTORIES_MAX,))
-            for number, (sequence, body) in enumerate(self._all_documents(), 1):
+            for number, (sequence, body, its_digest) in enumerate(self._all_documents(), 1):
+                if sequence != reached + 1 or chain.follow(recorded, body) != its_digest:
+                    lost, at_lost = sequence, its_digest
+                reached, recorded = sequence, its_digest
                 digest = chain.follow(digest, body)
                 # Ascending order and numbers that only fall: a new number never meets one that is still in use.
                 run("UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence))
+            agreed = known if known[0] < lost else (lost, at_lost)
+            run(_TAKE_OVER, (self._stream, lost, self._newest, self._digest, *agreed))
+            run(_FORGET_HISTORIES, (HISTORIES_MAX,))
+            run("DELETE FROM forgotten")
             run("UPDATE stream SET stream = ?, pruned = 0, pruned_digest = ?", (stream, first))
         self._load()
 
-    def _all_documents(self) -> Iterator[tuple[int, bytes]]:
-        """Yield number and body of all documents, a few at a time: the outbox may be larger than the memory."""
+    def _known_digest(self, sequence: int) -> tuple[int, bytes]:
+        """Return a number and the chain's digest there, of a pruned document, too; 0 if that one is not known."""
+        found = self._connection.execute("SELECT digest FROM forgotten WHERE sequence = ?", (sequence,)).fetchone()
+        digest = self.digest_at(sequence) or (found[0] if found else None)
+        return (sequence, digest) if digest else (0, chain.first(self._stream))
+
+    def _all_documents(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield number, body and digest of all documents, a few at a time: they may be larger than the memory."""
         after = self._pruned
         while some := self._connection.execute(_SOME, (after,)).fetchall():
             yield from some

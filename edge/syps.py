@@ -79,9 +79,13 @@ class MarkStored:
 
 @dataclass(frozen=True, slots=True)
 class StartStream:
-    """Central and till hold different histories: renumber what is retained in a new stream, then ring."""
+    """Central and till hold different histories: renumber what is retained in a new stream, then ring.
+
+    ``asked_after`` is where central's history of the old one ends, as far as it said.
+    """
 
     reason: str
+    asked_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,10 @@ class Syps:
     _connected: bool = False
     _central_online: bool = False
     _has_word: bool = False
-    """Whether the own central said in this connection how far it is: what it said before a restore counts no more."""
+    """Whether the own central said in this connection how far it is, and that the till's clock is right.
+
+    What it said before a restore counts no more.
+    """
     _incarnation: int | None = None
     _ring_out: bool = False
     _ring_wanted: bool = False
@@ -230,7 +237,8 @@ class Syps:
         self.forks_refused = 0
         if self._must_wait(request, now):
             return []
-        return [*self._confirm(request.after, request.central_id, request.backed_up, now), SendSales(request)]
+        confirmed = self._confirm(request.after, request.central_id, request.backed_up, now, keeps=request.keep)
+        return [*confirmed, SendSales(request)]
 
     def on_sales_stored(self, stored: SalesStored, held: bytes | None, head: Head, now: float) -> list[Command]:
         """Believe central's word if its digest is ours; if not, ring, and let central ask."""
@@ -240,7 +248,7 @@ class Syps:
         if held is None or held != stored.digest:
             return self._ring(now)
         self.unconfirmed = 0
-        return self._confirm(stored.through, stored.central_id, stored.backed_up, now)
+        return self._confirm(stored.through, stored.central_id, stored.backed_up, now, keeps=stored.keep)
 
     def _send_again(self, request: UploadRequest, now: float) -> list[Command]:
         """Repeat a range as far as it is retained; this proves nothing to either side, so nothing counts as stored."""
@@ -316,13 +324,15 @@ class Syps:
         self._ring_wait_s = min(self.limits.ring_again_max_s, max(self.limits.ring_again_s, self._ring_wait_s * 2))
         self._ring_again_at = now + self._ring_wait_s * self.rng.uniform(0.7, 1.3)
 
-    def _confirm(self, through: int, central_id: str, backed_up: int | None, now: float) -> list[Command]:
+    def _confirm(
+        self, through: int, central_id: str, backed_up: int | None, now: float, *, keeps: bool
+    ) -> list[Command]:
         if self.own_central is None:
             self.own_central, self._central_online = central_id, True
         if central_id != self.own_central:
             self.counters.foreign_central += 1
             return []
-        self._has_word = True
+        self._has_word = not keeps
         if through >= self._rung_newest:
             self._ring_again_at, self._ring_wait_s = None, 0.0
         else:
@@ -340,4 +350,4 @@ class Syps:
         self._forks.append(now)
         self.counters.streams_started += 1
         asked = "central asked for it" if request.reason == "new_stream" else "its digest is not ours"
-        return [StartStream(f"{asked} at {request.after}")]
+        return [StartStream(f"{asked} at {request.after}", request.after)]

@@ -170,7 +170,7 @@ class Site:
             "broker_port": self.port,
             "token": self.token("central-1"),
         }
-        config = self._write("central", **values, **settings)
+        config = self._write("central", **values | settings)
         return self._child("central", ["tillstream", "central", "--config", str(config), "run"])
 
     def agent(self, till_id: str, port: int, **settings: str | float) -> Child:
@@ -187,7 +187,7 @@ class Site:
             "spool_dir": str(spool),
             "ballast_bytes": 0,
         }
-        config = self._write(f"tills/{till_id}/edge", **values, **settings)
+        config = self._write(f"tills/{till_id}/edge", **values | settings)
         return self._child(till_id, ["tillstream", "edge", "--config", str(config), "run"])
 
     def fleet(self, spec: Path) -> Child:

@@ -207,12 +207,39 @@ def test_pruning_waits_for_the_tills_own_central(till):
     till.agent.syps.own_central = CENTRAL  # Known from an earlier connection; it is not there now.
     receive(till, a_confirmation(3, digest), topics.SALES_STORED)
     till.agent.config = type(till.agent.config)(till_id=TILL, retention_days=1e-9, spool_dir="/nonexistent")
-    till.agent._clock_ms = lambda: NOW_MS + 10_000
+    till.agent._clock_ms = lambda: NOW_MS + 10_000_000
 
     till.agent.tick(10_000.0)
     assert till.outbox.head().oldest == 1
     receive(till, said(CentralPresence, online=True, central_id=CENTRAL, incarnation=1), topics.CENTRAL_PRESENCE)
     till.agent.tick(10_001.0)
+    assert till.outbox.head().oldest == 4
+
+
+@pytest.mark.fault("F17", "F18")
+def test_nothing_is_forgotten_by_a_clock_that_is_wrong(till):
+    """Central says so, or the time of day ran away from the monotonic clock since central spoke."""
+    filled(till.outbox, 3)
+    digest = till.outbox.head().digest
+    till.agent.syps.own_central = CENTRAL
+    till.agent.config = type(till.agent.config)(till_id=TILL, retention_days=1e-9, spool_dir="/nonexistent")
+    receive(till, said(CentralPresence, online=True, central_id=CENTRAL, incarnation=1), topics.CENTRAL_PRESENCE)
+
+    receive(till, a_confirmation(3, digest, keep=True), topics.SALES_STORED)
+    till.agent._clock_ms = lambda: NOW_MS + 10_000_000
+    till.agent.tick(10_000.0)
+    assert till.outbox.head().oldest == 1
+
+    receive(till, a_confirmation(3, digest), topics.SALES_STORED, now=10_000.0)
+    till.agent._clock_ms = lambda: NOW_MS + 400 * 86_400_000
+    till.agent.tick(20_000.0)
+    assert till.outbox.head().oldest == 1
+
+    till.agent._clock_ms = lambda: NOW_MS + 20_000_000
+    till.agent.tick(30_000.0)
+    assert till.outbox.head().oldest == 1
+    till.agent._clock_ms = lambda: NOW_MS + 40_000_000
+    till.agent.tick(40_000.0)
     assert till.outbox.head().oldest == 4
 
 
@@ -223,12 +250,12 @@ def test_what_a_central_said_before_it_was_restored_prunes_nothing(till, tmp_pat
     till.outbox.mark_stored(3, CENTRAL, 3)
     till.agent.syps.own_central = CENTRAL
     till.agent.config = type(till.agent.config)(till_id=TILL, retention_days=1e-9, spool_dir="/nonexistent")
-    till.agent._clock_ms = lambda: NOW_MS + 10_000
+    till.agent._clock_ms = lambda: NOW_MS + 10_000_000
     receive(till, said(CentralPresence, online=True, central_id=CENTRAL, incarnation=2), topics.CENTRAL_PRESENCE)
 
     till.agent.tick(10_000.0)
     assert till.outbox.head().oldest == 1
-    receive(till, a_confirmation(2, digest_of(bodies[:2]), backed_up=1), topics.SALES_STORED)
+    receive(till, a_confirmation(2, digest_of(bodies[:2]), backed_up=1), topics.SALES_STORED, now=10_000.0)
     till.agent.tick(10_001.0)
     assert (till.outbox.head().stored, till.outbox.head().oldest) == (2, 2)
 

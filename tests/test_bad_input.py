@@ -66,7 +66,8 @@ def upload(till, store):
             limit_bytes=16 * 2**20,
             worker=1,
             task="t1",
-        )
+        ),
+        now=0.0,
     )
     payload = till.link.payloads(topics.SALES.of(till=TILL, worker=1))[-1]
     received = codec.unpack_sales(payload, SalesLimits(inflated_bytes=16 * 2**20))

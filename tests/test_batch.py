@@ -67,7 +67,7 @@ def test_a_head_within_the_upload_is_compared_at_its_very_number(newest, written
     take(right, a_parcel(BODIES), START, [Heard(a_stream(), "b", newest, digest_of(BODIES[:newest]), written)])
     take(wrong, a_parcel(BODIES), START, [Heard(a_stream(), "b", newest, digest_of(BODIES[: newest - 1]), written)])
 
-    passed = [(TILL, a_stream(), newest)] if written else []
+    passed = [(TILL, a_stream(), "b", newest)] if written else []
     assert ([], passed) == (right.gaps, right.passed)
     assert ([(TILL, a_stream(), 1, newest)], passed) == ([gap[:4] for gap in wrong.gaps], wrong.passed)
 
@@ -85,14 +85,14 @@ def test_a_take_over_names_each_loss_once():
     marks = {(TILL, a_stream(n)): Mark(a_stream(n), 4, b"m" * 16) for n in (1, 2)}
     heads = [
         Heard(a_stream(1), "b", 12, b"1" * 16, written=True),
-        Heard(a_stream(2), "b", 7, b"7" * 16, written=True),
+        Heard(a_stream(2), "b", 7, b"7" * 16, written=True, after=3),
         Heard(a_stream(3), "b", 1, b"3" * 16, written=False),
     ]
     batch = Batch(NOW_MS)
     batch.take_over(new, marks, heads)
 
-    assert [(TILL, a_stream(1), 5, 9), (TILL, a_stream(2), 5, 7)] == [gap[:4] for gap in batch.gaps]
-    assert [(TILL, a_stream(1), 12), (TILL, a_stream(2), 7)] == batch.passed
+    assert [(TILL, a_stream(1), 5, 9), (TILL, a_stream(2), 4, 7)] == [gap[:4] for gap in batch.gaps]
+    assert [(TILL, a_stream(1), "b", 12), (TILL, a_stream(2), "b", 7)] == batch.passed
 
 
 def test_a_refused_document_is_quarantined_with_its_bytes_and_their_digest():

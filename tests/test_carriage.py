@@ -223,7 +223,7 @@ def test_a_stream_that_changes_during_the_export_is_an_error(outbox):
     filled(outbox, 250)
 
     with pytest.raises(CarriageError, match="new stream meanwhile"):
-        exported(outbox, progress=lambda _written, _of: outbox.start_stream())
+        exported(outbox, progress=lambda _written, _of: outbox.start_stream(0))
 
 
 def test_what_does_not_fit_into_one_file_goes_into_the_next(outbox, store):
@@ -448,7 +448,7 @@ def test_a_new_stream_takes_over_what_the_old_one_held_and_shows_what_it_cannot_
     store.ingest([a_parcel(bodies[:2])], {}, NOW_MS)
     outbox.mark_stored(4, CENTRAL, None)
     assert outbox.prune(NOW_MS + 4) == 3
-    outbox.start_stream()
+    outbox.start_stream(2)
     done = carried(outbox, store)
 
     assert (done.stored, done.known) == (3, 0)
@@ -529,7 +529,7 @@ def test_a_file_of_an_older_stream_brings_its_documents_and_leaves_the_present_o
     assert done.is_older_stream
     assert bodies_of(store) == bodies
     assert rows(store, "SELECT * FROM gap") == []
-    assert [head.newest for _, head in store.heard_heads()] == [7]
+    assert [head.newest for _, head in store.heard_heads(0)] == [7]
     assert [mark.stream for _, mark, *_ in store.tills()] == [a_stream(9)]
 
 
@@ -537,7 +537,7 @@ def test_a_stream_that_follows_the_known_one_is_never_taken_for_an_older_one(out
     """It names its predecessor, so the till's clock does not matter."""
     bodies = filled(outbox, 2)
     store.open_streams([NewStream(TILL, a_stream(1), ())], {}, NOW_MS + 10**9)
-    outbox.start_stream()
+    outbox.start_stream(0)
     done, _ = imported(store, exported(outbox)[0])
 
     assert not done.is_older_stream

@@ -63,7 +63,7 @@ def test_a_doorbell_of_a_stream_that_is_not_known_opens_it():
     """Whether the database knows the stream, and how far, is read from its row."""
     core = a_collector()
 
-    assert ring(core, 3) == [OpenStream(NewStream(TILL, a_stream(), ()))]
+    assert ring(core, 3) == [OpenStream(NewStream(TILL, a_stream(), (), Heard(a_stream(), "boot-1", 3, digest(3))))]
     assert asks(core.on_tick(10)) == []
     core.on_stream_opened(TILL, mark(1), 10, is_new=True)
     (request,) = asks(core.on_tick(10.5))
@@ -190,7 +190,9 @@ def test_a_doorbell_of_another_stream_answers_a_request():
     """Its slot is free at once, and the new stream is opened and asked."""
     core, _ = asked()
 
-    assert ring(core, 4, 1, stream=a_stream(2)) == [OpenStream(NewStream(TILL, a_stream(2), ()))]
+    assert ring(core, 4, 1, stream=a_stream(2)) == [
+        OpenStream(NewStream(TILL, a_stream(2), (), Heard(a_stream(2), "boot-1", 4, digest(4))))
+    ]
     assert len(core.turns.asked) == 0
     core.on_stream_opened(TILL, mark(0, a_stream(2), chain.first(a_stream(2))), 1, is_new=True)
     (request,) = asks(core.on_tick(1.5))
@@ -489,7 +491,7 @@ def test_a_head_that_was_written_is_taken_back_when_it_is_passed():
         core.on_tick(now)
     core.on_outcome(outcome(), 3)
 
-    assert [(TILL, a_stream(), 5)] == [one for note in notes(core.on_tick(4)) for one in note.passed]
+    assert [(TILL, a_stream(), "boot-1", 5)] == [one for note in notes(core.on_tick(4)) for one in note.passed]
     assert core.heard({TILL}) == {}
 
 

@@ -306,8 +306,11 @@ def test_a_new_stream_renumbers_what_is_retained_in_order_under_a_new_chain(open
     outbox.mark_stored(5, CENTRAL, 4)
     outbox.prune(NOW_MS + 4)
     before = outbox.head()
+    old = History(
+        stream=a_stream(), pruned=3, newest=10, digest=before.digest, agreed=0, agreed_digest=chain.first(a_stream())
+    )
 
-    outbox.start_stream()
+    outbox.start_stream(0)
 
     for one in (outbox, None):
         if one is None:
@@ -315,7 +318,7 @@ def test_a_new_stream_renumbers_what_is_retained_in_order_under_a_new_chain(open
             one = opened(path)  # noqa: PLW2901 -- the very same must hold after opening it again
         assert is_whole(one, a_stream(2), bodies[3:])
         assert (1, 0) == (one.head().oldest, one.head().stored)
-        assert (History(stream=a_stream(), pruned=3, newest=10, digest=before.digest),) == one.head().previous
+        assert (old,) == one.head().previous
         assert one.prune(NOW_MS + 99) == 0
     assert one.append("d11", b"next", NOW_MS).sequence == 8
 
@@ -325,14 +328,14 @@ def test_a_document_is_known_again_in_the_new_stream(outbox):
     filled(outbox, 5)
     outbox.mark_stored(2, CENTRAL, None)
     outbox.prune(NOW_MS + 3)
-    outbox.start_stream()
+    outbox.start_stream(0)
 
     assert Appended(1, is_new=False) == outbox.append("d3", a_sale("d3"), NOW_MS)
 
 
 def test_an_empty_outbox_may_start_a_stream_too(outbox):
     """Nothing is renumbered, and the stream begins with its own digest 0."""
-    outbox.start_stream()
+    outbox.start_stream(0)
 
     assert is_whole(outbox, a_stream(2), [])
     assert outbox.head().digest == chain.first(a_stream(2))
@@ -342,7 +345,7 @@ def test_the_last_sixteen_histories_are_kept(outbox):
     """Older ones are forgotten: a doorbell is bounded."""
     filled(outbox, 1)
     for _ in range(HISTORIES_MAX + 4):
-        outbox.start_stream()
+        outbox.start_stream(0)
 
     assert [a_stream(number) for number in range(5, 21)] == [one.stream for one in outbox.head().previous]
 
@@ -386,7 +389,7 @@ def test_a_full_outbox_can_still_start_a_new_stream(opened, path):
     """Renumbering rewrites what is there: a till that is full must not fall out of the protocol for it."""
     outbox = opened(path, outbox_limit_bytes=2**20)
     held = fill_up(outbox)
-    outbox.start_stream()
+    outbox.start_stream(0)
 
     assert is_whole(outbox, a_stream(2), [b"x" * 3000] * held)
 
@@ -472,15 +475,15 @@ def test_an_outbox_of_a_newer_version_is_refused_untouched(opened, path):
     """An older agent must not write into a schema that it does not know; it lets the file go again."""
     opened(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute("PRAGMA user_version = 3")
     newer.close()
     before = path.read_bytes()
 
-    with pytest.raises(sqlite3.DatabaseError, match="schema 2, this version knows 1"):
+    with pytest.raises(sqlite3.DatabaseError, match="schema 3, this version knows 2"):
         opened(path)
 
     assert before == path.read_bytes()
-    with pytest.raises(sqlite3.DatabaseError, match="schema 2"):
+    with pytest.raises(sqlite3.DatabaseError, match="schema 3"):
         opened(path)
 
 
@@ -506,3 +509,17 @@ def test_a_new_outbox_is_made_whole_or_not_at_all(opened, path):
 
     outbox = opened(path)
     assert is_whole(outbox, a_stream(), [])
+
+
+@pytest.mark.fault("F26")
+def test_what_a_crash_left_in_the_log_is_in_the_database_before_anybody_is_told_of_it(opened, tmp_path):
+    """The kernel may show bytes of the log that a failed fsync never wrote; a start writes them anew in their place."""
+    filled(opened(tmp_path / "outbox.db"), 3)
+    for name in ("outbox.db", "outbox.db-wal"):  # What a killed process leaves.
+        shutil.copy(tmp_path / name, tmp_path / f"left-{name}")
+    assert (tmp_path / "left-outbox.db-wal").stat().st_size > 0
+
+    left = opened(tmp_path / "left-outbox.db")
+
+    assert 0 == (tmp_path / "left-outbox.db-wal").stat().st_size
+    assert 3 == left.head().newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from hashlib import blake2b
 
 import msgspec
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.intake.prepare import NotADocumentError, id_from, prepare
-from wire.documents import Oversize, Raw
+from wire.documents import DOCUMENT_LIMIT_MAX_BYTES, Oversize, Raw
 
 LIMIT = 256 * 1024
 MASKED = "411111******1111"
@@ -273,3 +274,70 @@ def test_what_is_kept_aside_is_masked_too():
 
     assert CARD_NUMBER.encode() not in made.aside
     assert (blake2b(made.aside, digest_size=16).hexdigest(), len(made.aside)) == (stub.blake2b, stub.oversize_bytes)
+
+
+# -- What no till may hold whole ---------------------------------------------------------------------------------------
+
+HUGE = "x" * DOCUMENT_LIMIT_MAX_BYTES
+
+
+@pytest.mark.fault("F23")
+@pytest.mark.parametrize(
+    ("body", "document_id"),
+    [
+        pytest.param(a_sale("d7", note=HUGE), "d7", id="a sale"),
+        pytest.param(a_sale("d7", note=HUGE).replace(b'"document_id":"d7",', b""), "made", id="no id"),
+        pytest.param(b"[" + a_sale("d7", note=HUGE) + b"]", "made", id="no object"),
+        pytest.param(HUGE.encode(), "made", id="no JSON"),
+        pytest.param(a_sale("d7", note=HUGE)[:-1], "made", id="cut short"),
+        pytest.param(a_sale("d7", tenders=1, from_pos=[HUGE]), "d7", id="odd tenders"),
+        pytest.param(b'{"document_id":"d7","tenders":' + b"[" * 2_000_000, "made", id="too deep"),
+    ],
+)
+def test_of_a_document_that_no_till_may_hold_the_stub_names_id_size_and_digest(body, document_id):
+    """It is not read whole, and comes out as if it had been."""
+    made = prepared(body)
+    stub = msgspec.json.decode(made.body, type=Oversize)
+
+    assert (made.document_id, stub.document_id, stub.oversize_bytes) == (document_id, document_id, len(body))
+    assert (made.aside, stub.blake2b) == (body, blake2b(body, digest_size=16).hexdigest())
+
+
+def test_an_id_that_cannot_be_a_key_is_known_again_by_its_bytes_however_large_it_is():
+    """A repeat is recognised; other bytes are another document."""
+    one, other = (b'{"document_id":["%s"],"from_pos":%d}' % (HUGE.encode(), number) for number in (1, 2))
+
+    assert prepared(one).document_id == prepared(one).document_id != prepared(other).document_id
+
+
+@pytest.mark.parametrize("field", ["document_id", "transaction_type", "tenders"])
+def test_a_shift_that_is_closed_is_urgent_however_large_it_is(field):
+    """What stands beside the type does not matter."""
+    body = a_sale("d7", transaction_type="shift_close", from_pos={field: HUGE})
+
+    assert prepared(body).is_urgent
+
+
+@pytest.mark.parametrize("tenders", [[{"pan": CARD_NUMBER}], [{"pan": CARD_NUMBER, "from_pos": HUGE}]])
+def test_card_numbers_are_masked_in_what_no_till_may_hold(tenders):
+    """In a few tenders and in a megabyte of them; what stands around keeps its bytes."""
+    body = as_json(a_receipt(tenders=tenders, note=HUGE, from_pos=1.10))
+    made = prepared(body)
+
+    assert made.card_numbers == 1
+    assert made.aside == body.replace(CARD_NUMBER.encode(), MASKED.encode())
+
+
+@pytest.mark.fault("F23", "F44")
+@pytest.mark.parametrize("value", [b"{},", b"1,", b'"",', b"[[],1],"])
+@pytest.mark.parametrize("field", [b"from_pos", b"document_id", b"tenders"])
+def test_three_megabytes_of_small_values_are_not_made_into_objects(field, value):
+    """A till with little memory takes the largest body that its socket does: a few copies of it, no more."""
+    body = a_sale()[:-1] + b',"%s":[%s1]}' % (field, value * (3 * 2**20 // len(value)))
+    tracemalloc.start()
+    made = prepared(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert made.aside == body
+    assert peak < 5 * len(body)

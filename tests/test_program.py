@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sqlite3
 import sys
 
+import peewee as pw
 import pytest
 
 from central.config import CentralConfig
 from edge.config import EdgeConfig
-from wire.program import ConfigError, JsonLines, Watchdog, notify_systemd, read_config, read_secret
+from wire.program import ConfigError, JsonLines, Watchdog, is_disk_failure, notify_systemd, read_config, read_secret
 
 
 def read_edge(tmp_path, text, **environ):
@@ -166,3 +168,47 @@ def test_a_secret_comes_from_its_file(tmp_path):
     (tmp_path / "key").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="token_file"):
         read_secret("", str(tmp_path / "key"), "token")
+
+
+def failing(code):
+    problem = sqlite3.OperationalError("told by SQLite")
+    problem.sqlite_errorcode = code
+    return problem
+
+
+def wrapped(problem):
+    with pytest.raises(pw.OperationalError) as seen, pw.__exception_wrapper__:
+        raise problem
+    return seen.value
+
+
+def masked(problem):
+    def roll_back():
+        try:
+            raise problem
+        finally:
+            raise sqlite3.OperationalError("cannot rollback - no transaction is active")
+
+    with pytest.raises(sqlite3.OperationalError, match="cannot rollback") as seen:
+        roll_back()
+    return seen.value
+
+
+@pytest.mark.fault("F26")
+@pytest.mark.parametrize(
+    ("code", "failed"),
+    [
+        (sqlite3.SQLITE_IOERR_FSYNC, True),
+        (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.SQLITE_FULL, False),
+        (sqlite3.SQLITE_BUSY, False),
+    ],
+)
+def test_a_disk_that_failed_is_told_from_one_that_is_full_or_locked(code, failed):
+    """By SQLite's own code, through peewee's wrapping, and behind a rollback that found nothing to do."""
+    problem = failing(code)
+
+    for seen in (problem, wrapped(problem), masked(problem)):
+        assert failed == is_disk_failure(seen)
+    assert not is_disk_failure(OSError(5, "Input/output error"))

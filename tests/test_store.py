@@ -254,8 +254,8 @@ def test_a_database_that_refuses_as_a_whole_leaves_everything_as_it_was(store):
 # -- Heads, take-over and gaps -----------------------------------------------------------------------------------------
 
 
-def head(newest, digest, stream=None, boot="boot-1", *, written=True):
-    return Heard(stream or a_stream(), boot, newest, digest, written)
+def head(newest, digest, stream=None, boot="boot-1", *, written=True, after=0):
+    return Heard(stream or a_stream(), boot, newest, digest, written, after)
 
 
 def test_a_head_that_is_reached_with_its_digest_is_passed(store):
@@ -268,7 +268,7 @@ def test_a_head_that_is_reached_with_its_digest_is_passed(store):
     store.ingest([a_parcel(bodies)], {TILL: (reached, ahead)}, NOW_MS)
 
     assert gaps(store) == []
-    assert [9] == [one.newest for _, one in store.heard_heads()]
+    assert [9] == [one.newest for _, one in store.heard_heads(0)]
 
 
 def test_a_head_that_is_reached_with_another_digest_becomes_a_gap(store):
@@ -277,7 +277,9 @@ def test_a_head_that_is_reached_with_another_digest_becomes_a_gap(store):
     bodies = some_sales(4)
     store.ingest([a_parcel(bodies[:1])], {}, NOW_MS)
 
-    store.ingest([a_parcel(bodies[1:], before=bodies[:1])], {TILL: (head(3, b"x" * 16, written=False),)}, NOW_MS)
+    store.ingest(
+        [a_parcel(bodies[1:], before=bodies[:1])], {TILL: (head(3, b"x" * 16, written=False, after=1),)}, NOW_MS
+    )
 
     assert [(a_stream(), 2, 3)] == gaps(store)
 
@@ -290,7 +292,7 @@ def test_a_head_of_another_stream_is_left_alone_by_an_upload(store):
 
     store.ingest([a_parcel(some_sales(3))], {TILL: (other,)}, NOW_MS)
 
-    assert (gaps(store), len(store.heard_heads())) == ([], 1)
+    assert (gaps(store), len(store.heard_heads(0))) == ([], 1)
 
 
 def test_a_stream_that_took_over_exactly_what_was_rung_for_leaves_no_gap(store):
@@ -307,7 +309,7 @@ def test_a_stream_that_took_over_exactly_what_was_rung_for_leaves_no_gap(store):
     ]
 
     assert (is_new, mark.through) == (True, 0)
-    assert (gaps(store), store.heard_heads()) == ([], [])
+    assert (gaps(store), store.heard_heads(0)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_a_head_that_was_not_exactly_taken_over_becomes_a_gap(store, ended):
     store.ingest([a_parcel(some_sales(2))], {}, NOW_MS)
     previous = (History(stream=a_stream(), newest=ended[0], digest=ended[1]),) if ended else ()
 
-    opened(store, stream=a_stream(2), previous=previous, heard={TILL: (head(5, b"5" * 16),)})
+    opened(store, stream=a_stream(2), previous=previous, heard={TILL: (head(5, b"5" * 16, after=2),)})
 
     assert [(a_stream(), 3, 5)] == gaps(store)
 
@@ -392,7 +394,7 @@ def test_notes_of_many_tills_are_one_transaction_and_nothing_is_none(store):
 
     assert (1, 1) == (seen["BEGIN"], seen["COMMIT"])
     assert statements(store, lambda: store.note(NOW_MS)) == {}
-    assert len(store.heard_heads()) == len(store.open_tasks()) == 100
+    assert len(store.heard_heads(0)) == len(store.open_tasks()) == 100
     assert rows(store, "SELECT count(*) FROM watermark WHERE verified_at_ms = ?", NOW_MS) == [(100,)]
 
 
@@ -401,9 +403,9 @@ def test_a_head_is_kept_once_for_each_stream_and_boot(store):
     store.note(NOW_MS, heads=[(TILL, head(1, b"1" * 16)), (TILL, head(2, b"2" * 16, boot="boot-2"))])
     store.note(NOW_MS, heads=[(TILL, head(5, b"5" * 16))])
 
-    assert [("boot-1", 5), ("boot-2", 2)] == sorted((one.boot_id, one.newest) for _, one in store.heard_heads())
-    store.note(NOW_MS, passed=[(TILL, a_stream(), 4)])
-    assert ["boot-1"] == [one.boot_id for _, one in store.heard_heads()]
+    assert [("boot-1", 5), ("boot-2", 2)] == sorted((one.boot_id, one.newest) for _, one in store.heard_heads(0))
+    store.note(NOW_MS, passed=[(TILL, a_stream(), "boot-2", 4)])
+    assert ["boot-1"] == [one.boot_id for _, one in store.heard_heads(0)]
 
 
 def test_a_till_is_registered_by_its_first_presence_or_doorbell(store):

@@ -175,7 +175,7 @@ def test_a_database_that_refuses_a_note_does_not_end_the_program(on_disk, path):
     on_disk.shell.handle_all([on_disk.bell(3)], 3.0)
     for now in (4.0, 5.5, 8.0):
         on_disk.shell.tick(now)
-    assert [3] == [head.newest for _, head in on_disk.store.heard_heads()]
+    assert [3] == [head.newest for _, head in on_disk.store.heard_heads(0)]
 
 
 def test_a_database_that_cannot_even_be_read_does_not_end_the_program(on_disk, path):

@@ -27,6 +27,8 @@ ACTIONS_MAX = 100
 STEPS_MAX = 16
 AUTOMATION_LIMIT_BYTES = 60 * 1024
 """As JSON; with its envelope it must fit a small message."""
+QUOTED_MAX = 300
+"""How much is told of what could not be read: it may quote what was given."""
 
 
 class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,7 +169,7 @@ def decode(given: bytes) -> Automation:
     try:
         automation = msgspec.json.decode(given, type=Automation)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise AutomationError(str(problem)) from problem
+        raise AutomationError(str(problem)[:QUOTED_MAX]) from problem
     check(automation)
     return automation
 

@@ -41,12 +41,18 @@ SomeMessage = TypeVar("SomeMessage", bound=Message)
 
 
 class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A stream that the till's present one took over: what had been pruned, and where it ended."""
+    """A stream that the till's present one took over: what it cannot send any more, and where it ended.
+
+    Up to ``pruned`` nothing is sent again: it was forgotten, or is damaged. ``agreed`` is a number up to there, with
+    the chain's digest at it, by which central sees whether what it holds is this history.
+    """
 
     stream: StreamId
     pruned: Sequence = 0
     newest: Sequence
     digest: Digest
+    agreed: Sequence = 0
+    agreed_digest: Digest | None = None
 
 
 class ReceiptClosed(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,6 +90,8 @@ class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     worker: Worker
     task: ShortId
     reason: Reason = "doorbell"
+    keep: bool = False
+    """Forget nothing: the till's clock, by which it would, is not known to be right."""
 
 
 class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +124,8 @@ class SalesStored(Message, frozen=True, kw_only=True, omit_defaults=True):
     digest: Digest
     central_id: ShortId
     backed_up: Sequence | None = None
+    keep: bool = False
+    """As in a request."""
     quarantined: Annotated[tuple[Quarantined, ...], Meta(max_length=10_000)] = ()
 
 

@@ -8,13 +8,14 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -149,3 +150,30 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGTERM, stop_soon)
     signal.signal(signal.SIGINT, stop_soon)
+
+
+_DISK_FAILURES = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT)
+
+
+def is_disk_failure(problem: BaseException) -> bool:
+    """Say whether the disk failed under a database: a write or an fsync went wrong, or what it holds is torn.
+
+    A full disk and a lock that somebody else holds are not meant: after them the same connection may go on.
+    """
+    seen: BaseException | None = problem
+    while seen is not None:  # Peewee's error, or a ROLLBACK that found nothing, stands before what really happened.
+        if getattr(seen, "sqlite_errorcode", 0) & 0xFF in _DISK_FAILURES:
+            return True
+        seen = seen.__context__
+    return False
+
+
+def end_at_once(log: logging.Logger, problem: BaseException) -> NoReturn:
+    """End the process and leave the open database as it is; systemd starts it again, and the database is made anew.
+
+    After a failed fsync nobody knows what the disk holds: the next one may succeed without having written a thing. So
+    the connection is not even closed, which would move its log into the database.
+    """
+    log.critical("disk_failed", extra={"also": {"error": str(problem)}})
+    logging.shutdown()
+    os._exit(EXIT_FAILED)

@@ -17,12 +17,15 @@ from uuid import UUID
 
 import msgspec
 
-from wire.card_number import mask
-from wire.documents import DOCUMENT_ID_MAX
+from wire.card_number import DIGITS_MIN, mask
+from wire.documents import DOCUMENT_ID_MAX, DOCUMENT_LIMIT_MAX_BYTES
 
 TENDER_DEPTH_MAX = 32
 """Deeper than any tender: such a document is wrapped like one that cannot be read, and judged at central."""
 
+_NO_CARD_NUMBER = 10 ** (DIGITS_MIN - 1)
+_SHORT_BYTES = 1024
+_NOTHING = msgspec.Raw(b"")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _BAD_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -59,6 +62,8 @@ def prepare(given: bytes, limit_bytes: int, make_id: Callable[[], str]) -> Prepa
     given = given.removeprefix(_BYTE_ORDER_MARK).strip()
     if not given:
         raise NotADocumentError('the body is empty: a document is a JSON object such as {"document_id": "…", …}')
+    if len(given) > max(limit_bytes, DOCUMENT_LIMIT_MAX_BYTES):
+        return _stub(_skim(given, make_id), given)
     prepared = _prepare_object(given, make_id) or _wrap(given, make_id())
     return prepared if len(prepared.body) <= limit_bytes else _stub(prepared, given)
 
@@ -117,6 +122,42 @@ def _stub(prepared: Prepared, given: bytes) -> Prepared:
     return replace(prepared, body=msgspec.json.encode(stub), aside=aside)
 
 
+# -- What no till may hold whole -------------------------------------------------------------------------------------
+
+
+class _Skimmed(msgspec.Struct):
+    document_id: msgspec.Raw = _NOTHING
+    transaction_type: msgspec.Raw = _NOTHING
+    tenders: msgspec.Raw = _NOTHING
+
+
+def _skim(given: bytes, make_id: Callable[[], str]) -> Prepared:
+    """Read of a document only what its stub needs: as objects, 32 MB of it would take a gigabyte and many seconds."""
+    try:
+        found = msgspec.json.decode(given, type=_Skimmed)
+        document_id, kind = _short(found.document_id), _short(found.transaction_type)
+        body, card_numbers = _mask_raw(given, bytes(found.tenders))
+    except _BAD_JSON:
+        return Prepared(make_id(), given)
+    made = make_id() if found.document_id is _NOTHING else _key(document_id, given)
+    return Prepared(made, body, card_numbers, kind if isinstance(kind, str) else "")
+
+
+def _short(raw: msgspec.Raw) -> Any:
+    """Return a value that may be an id or a type; nothing longer is either."""
+    return msgspec.json.decode(raw) if 0 < len(bytes(raw)) <= _SHORT_BYTES else None
+
+
+def _mask_raw(given: bytes, tenders: bytes) -> tuple[bytes, int]:
+    """Mask the tenders where they stand, as values while they are few, else as the text that they are."""
+    if len(tenders) > DOCUMENT_LIMIT_MAX_BYTES:
+        text, found = mask(tenders.decode())
+    else:
+        values, found = _mask(msgspec.json.decode(tenders or b"null"))
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return (given.replace(tenders, text.encode()), found) if found else (given, 0)
+
+
 # -- Card numbers ------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +183,8 @@ def _mask(value: Any, depth: int = 0) -> tuple[Any, int]:
         items = [_mask(inner, depth + 1) for inner in value]
         return [inner for inner, _ in items], sum(found for _, found in items)
     if isinstance(value, bool) or not isinstance(value, str | int):
+        return value, 0
+    if isinstance(value, int) and abs(value) < _NO_CARD_NUMBER:
         return value, 0
     masked, found = mask(str(value))
     return (masked, found) if found else (value, 0)

@@ -695,6 +695,24 @@ def test_a_client_publishes_no_faster_than_its_bound(tmp_path):
         assert 1.5 < time.monotonic() - started < 6
 
 
+@pytest.mark.fault("F43")
+def test_a_till_publishes_no_faster_than_its_own_bound_and_central_is_not_held_to_it(tmp_path):
+    """What one read brought at once is paid for too: three hundred in one go at a hundred a second take their time."""
+    with embedded(tmp_path, till_publishes_per_s_max=100) as broker:
+        flood = publish_packet(topic_of(SALES, "till-1"), b"", 0) * 300
+        with broker.client("till-1") as mad, broker.client("central-1") as central:
+            started = time.monotonic()
+            mad.send(flood)
+            mad.all_until_ping()
+            mad.publish(topic_of(SALES, "till-1"))
+            till_s, started = time.monotonic() - started, time.monotonic()
+            for _ in range(300):
+                central.publish(topic_of(UPLOAD_REQUEST, "till-1"))
+            central_s = time.monotonic() - started
+    assert till_s > 2
+    assert central_s < 2
+
+
 def test_a_client_has_a_bounded_number_of_subscriptions(tmp_path):
     """The one over the bound is refused; renewing one of them is not one more."""
     with embedded(tmp_path, subscriptions_max=2) as broker, broker.client("till-1") as till:

@@ -1,51 +1,44 @@
-"""A broker and links that lose, repeat, delay and cut, by named faults; nothing in it is durable."""
+"""A broker and links that lose, repeat, delay, reorder and cut, by named faults; nothing in it is durable."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 
-from wire.link import Acknowledged, Connected, Disconnected, Received
+from wire.link import Acknowledged, Backoff, Connected, Disconnected, Received
 
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong, as probabilities and counts; delays in seconds."""
-
-    loss: float = 0.25
-    duplicate: float = 0.20
-    delay_least_s: float = 0.01
-    delay_most_s: float = 3.0
-    cut: float = 0.01
-    till_crashes: int = 1
-    central_crashes: int = 2
-    broker_wipes: int = 1
-    crash_at_step: float = 0.01
-
-    def calm(self) -> Faults:
-        """Return the same network when it has stopped raining."""
-        return Faults(0, 0, self.delay_least_s, 0.05, 0, 0, 0, 0, 0)
+UNDO_MAX = 30
 
 
 class CrashError(BaseException):
     """The process ends here: only what was durable is left."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SimLink:
-    """What an agent or a subscriber holds instead of a connection."""
+    """What an agent or a subscriber holds instead of a connection. Two machines may have the same client id."""
 
     client: str
     broker: SimBroker
     filters: tuple[str, ...]
+    wants_acks: bool
     deliver: object = None
     generation: int = 0
+    life: int = 0
+    """Which life of its process this is: what an earlier one had planned is over."""
     is_up: bool = False
+    is_half_open: bool = False
+    no_way_until: float = 0.0
     next_mid: int = 0
     will: object = None
+    backoff: Backoff | None = None
+    up_since: float = 0.0
+    sent: int = 0
+    seen: int = 0
 
     def publish(self, topic, payload, *, retain=False):
-        self.broker.world.maybe_crash(self.client)
+        self.broker.world.maybe_crash(self)
         if not self.is_up:
             return None
         self.next_mid += 1
@@ -53,7 +46,7 @@ class SimLink:
         return self.next_mid
 
     def acknowledge(self, received):
-        self.broker.world.maybe_crash(self.client)
+        self.broker.world.maybe_crash(self)
 
     def reconnect(self, reason):
         self.broker.cut(self, reason)
@@ -61,82 +54,149 @@ class SimLink:
 
 @dataclass
 class SimBroker:
-    """Clean sessions, retained messages and wills: all the protocol asks of a broker."""
+    """Clean sessions, retained messages, wills and take-overs: all the protocol asks of a broker."""
 
     world: object
     links: dict[str, SimLink] = field(default_factory=dict)
     retained: dict[str, bytes] = field(default_factory=dict)
-    clients: dict[str, SimLink] = field(default_factory=dict)
-    readers: dict[str, list[str]] = field(default_factory=dict)
+    clients: list[SimLink] = field(default_factory=list)
+    down_until: float = 0.0
+    _readers: dict[str, list[str]] = field(default_factory=dict)
+    _undo: deque = field(default_factory=lambda: deque(maxlen=UNDO_MAX))
 
-    def link(self, client, filters):
-        link = self.clients[client] = SimLink(client, self, filters)
+    def link(self, client, filters, *, wants_acks):
+        link = SimLink(client, self, filters, wants_acks)
+        self.clients.append(link)
+        self._readers.clear()
         return link
 
-    def connect(self, link):
+    # -- Connections -----------------------------------------------------------------------------------------------
+
+    def connect(self, link, life):
         """Let a client in after a while; its retained messages follow."""
+        if link.life != life:
+            return
         link.generation += 1
         self.world.after(self.world.delay(), self._connected, link, link.generation)
 
     def _connected(self, link, generation):
         if link.generation != generation or link.deliver is None:
             return
-        link.is_up = True
+        if self.world.now < max(self.down_until, link.no_way_until):
+            self._again(link, 0.0)
+            return
+        if other := self.links.get(link.client):
+            self.world.count("taken over")
+            self.cut(other, "taken over")
+        link.is_up, link.is_half_open, link.up_since = True, False, self.world.now
         self.links[link.client] = link
         link.deliver(Connected(generation))
         for topic, payload in sorted(self.retained.items()):
             if self._reads(link, topic):
                 self._send(link, topic, payload, retained=True)
 
+    def _again(self, link, lived_s):
+        self.world.after(link.backoff.after(lived_s), self.connect, link, link.life)
+
     def cut(self, link, reason="cut"):
         if not link.is_up:
             return
-        link.is_up = False
-        self.links.pop(link.client, None)
+        link.is_up = link.is_half_open = False
+        if self.links.get(link.client) is link:
+            del self.links[link.client]
         self.world.count("cut")
         if link.will:
             topic, payload = link.will()
             self._route(topic, payload, retain=True)
         if link.deliver:
             link.deliver(Disconnected(link.generation, reason))
-            self.world.after(1 + self.world.delay(), self.connect, link)
+            self._again(link, self.world.now - link.up_since)
+
+    def half_open(self, link, for_s):
+        """Swallow all that goes either way; both ends find out when nothing has been heard for long enough."""
+        if link.is_up:
+            link.is_half_open = True
+            self.world.after(for_s, self._found_out, link, link.generation)
+
+    def _found_out(self, link, generation):
+        if link.is_half_open and link.generation == generation:
+            self.cut(link, "unheard of")
+
+    # -- Messages --------------------------------------------------------------------------------------------------
 
     def publish(self, link, topic, payload, mid, retain):
-        if self.world.chance("cut"):
-            self.world.after(0, self.cut, link)
+        world = self.world
+        if link.is_half_open:
+            world.count("swallowed")
             return
-        self.world.after(self.world.delay(), self._give, link, Acknowledged(link.generation, mid))
-        self._route(topic, payload, retain)
+        if world.chance("cut"):
+            world.after(0, self.cut, link)
+            return
+        is_lost = world.chance("loss")
+        if link.wants_acks and not (is_lost and world.rng.random() < 0.5):  # PUBACK proves nothing: half of what is
+            world.after(world.delay(), self._give, link, Acknowledged(link.generation, mid), 0)  # lost has one.
+        if not is_lost:
+            self._route(topic, payload, retain)
 
-    def _give(self, link, event):
-        if link.is_up and link.generation == event.generation:
-            link.deliver(event)
+    def _give(self, link, event, number):
+        if not link.is_up or link.generation != event.generation:
+            return
+        if link.is_half_open:
+            self.world.count("swallowed")
+            return
+        if number:
+            if number < link.seen:
+                self.world.count("reorder")
+            link.seen = max(link.seen, number)
+        link.deliver(event)
 
     def _route(self, topic, payload, retain):
-        if retain and not self.world.chance("loss"):
+        if retain:
+            self._undo.append((topic, self.retained.get(topic)))
             self.retained[topic] = payload
-        if topic not in self.readers:
-            self.readers[topic] = [name for name in sorted(self.clients) if self._reads(self.clients[name], topic)]
-        for name in self.readers[topic]:
-            if name in self.links:
-                self._send(self.links[name], topic, payload, retained=False)
+        readers = self._readers.get(topic)
+        if readers is None:
+            names = {link.client for link in self.clients if self._reads(link, topic)}
+            readers = self._readers[topic] = sorted(names)
+        for name in readers:
+            if link := self.links.get(name):
+                self._send(link, topic, payload, retained=False)
 
     def _reads(self, link, topic):
         return any(matches(one, topic) for one in link.filters)
 
     def _send(self, link, topic, payload, *, retained):
-        if self.world.chance("loss"):
+        world = self.world
+        if world.chance("loss"):
             return
-        copies = 2 if self.world.chance("duplicate") else 1
-        for _ in range(copies):
-            event = Received(link.generation, 1, topic, payload, retained)
-            self.world.after(self.world.delay(), self._give, link, event)
+        link.sent += 1
+        event = Received(link.generation, 1, topic, payload, retained)
+        world.after(world.delay(), self._give, link, event, link.sent)
+        while world.chance("duplicate"):
+            world.after(world.delay(), self._give, link, event, link.sent)
+
+    # -- The broker itself -----------------------------------------------------------------------------------------
 
     def wipe(self):
         """Lose everything a broker may lose, connections included."""
         self.retained.clear()
+        self.restart()
+
+    def roll_back(self):
+        """Come back with the retained messages of a while ago: the last ones were never on its disk."""
+        for _ in range(self.world.rng.randint(1, UNDO_MAX)):
+            if self._undo:
+                topic, before = self._undo.pop()
+                self.retained.pop(topic, None)
+                if before is not None:
+                    self.retained[topic] = before
+        self.restart()
+
+    def restart(self):
+        """End all connections; whoever comes back waits until the broker is there."""
+        self.down_until = self.world.now + self.world.rng.uniform(0, 5)
         for link in list(self.links.values()):
-            self.cut(link, "the broker was wiped")
+            self.cut(link, "the broker went down")
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from network import Faults
+from faults import Faults
 from world import World
 
 SEEDS_PER_TEST = 25
@@ -34,10 +34,16 @@ def test_a_calm_network_needs_few_messages():
     """Without faults a run drains, with no crash and no cut."""
     world = World(5, Faults().calm()).run()
 
-    assert world.counts == {}
+    assert world.counts.keys() <= {"reorder"}
 
 
 def test_replay(seed):
     """Replay one run by ``--seed``; without it, any run."""
     world = World(seed).run()
     print(f"seed {seed}: {world.steps} steps, {world.now:.1f} virtual seconds, {world.counts}")
+
+
+def test_replay_swarm(seed):
+    """Replay one run with a mixture of faults by ``--seed``; without it, any run."""
+    world = World.swarm(seed).run()
+    print(f"seed {seed}: {world.steps} steps, {world.now:.1f} virtual seconds, {world.counts}, {world.found}")

@@ -1,63 +1,68 @@
 """One shop chain under one virtual clock and one random generator: the real cores and shells over real SQLite.
 
-Only the network, the clocks and the POS are simulated. A crash keeps what was committed and nothing else.
+Only the network, the clocks and the POS are simulated. A run is a storm, then calm; in the calm everything must drain
+within a bound, and the ledger of what was closed must agree with central's rows.
 """
 
 from __future__ import annotations
 
 import heapq
-import sqlite3
-from functools import cache
 from hashlib import blake2b
 from itertools import count
 from random import Random
 
-import peewee as pw
-from network import CrashError, Faults, SimBroker
+from faults import Faults, swarm
+from nemesis import Nemesis
+from network import CrashError, SimBroker
+from nodes import CentralNode, Memory, TillNode, empty_database
+from oracle import DatabaseWatch, InvariantError, Ledger, judge_end
 
-from central.config import CentralConfig
-from central.migrations import migrate
-from central.store import Store
-from central.subscriber import Subscriber
-from edge.agent import Agent
-from edge.automation import TillAutomation
-from edge.config import EdgeConfig
-from edge.outbox import Outbox, OutboxLimits
-from edge.syps import Syps, SypsLimits
-from fleet.loop import PER_RECEIPT
-from wire import codec, topics
-from wire.messages import SalesStored, UploadRequest
-
-SALE = (
-    b'{"document_id":"%s","transaction_type":"sale","till_id":"%s","business_day":"2026-03-01","shift_number":1,'
-    b'"closed_at":"2026-03-01T10:00:00+03:00","currency":"RUB","lines":[{"line_number":1,"quantity":"1",'
-    b'"extended_minor":%d}],"tenders":[{"tender_number":1,"tender_type":"cash","amount_minor":%d}],'
-    b'"totals":{"total_minor":%d}}'
-)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 EPOCH_MS = 1_772_000_000_000
-_names = count()
-
-
-class InvariantError(AssertionError):
-    """Something was promised that is not so."""
+SERVICE_S = 0.01
+"""How long central's loop takes to come round: what arrives meanwhile is committed together."""
+DRAIN_MOST_S = 20_000.0
+"""Five and a half virtual hours: a till that used up its new streams waits for an hour, and then again."""
+NOT_FAULTS = {"backup"}
 
 
 class World:
     """A run: ``World(seed).run()`` raises InvariantError, naming the seed, if any promise was broken."""
 
-    def __init__(self, seed, faults=None, tills=4, documents=8):
+    replay = "replay"
+
+    def __init__(self, seed, faults=None, tills=4, documents=8, limit_documents=200, new_streams_per_hour=3):
         self.seed, self.rng = seed, Random(seed)
-        self.faults = faults or Faults()
+        self.faults = self.faults_drawn = faults or Faults()
+        self.limit_documents, self.new_streams_per_hour = limit_documents, new_streams_per_hour
         self.now, self._events, self._order = 0.0, [], count()
         self.trace = blake2b(digest_size=16)
         self.counts = {}
         self.steps = 0
         self.documents = documents
         self.is_calm = False
+        self.slow_until = 0.0
+        self.storm_s = 20.0
         self.broker = SimBroker(self)
-        self.central = CentralNode(self)
-        self.tills = [TillNode(self, f"till-{number}") for number in range(1, tills + 1)]
+        self.ledger = Ledger()
+        self.memories = []
+        memory = self._memory()
+        empty_database().backup(memory.keeper)
+        self.database = DatabaseWatch(self.ledger, memory.keeper)
+        self.central = CentralNode(self, memory, self.database)
+        self.guests = []
+        self.nemesis = Nemesis(self)
+        self.machines = self.tills = [
+            TillNode(self, f"till-{number}", "", self._memory()) for number in range(1, tills + 1)
+        ]
+
+    @classmethod
+    def swarm(cls, seed):
+        """Return a run with a mixture of faults, tills, documents and limits of its own."""
+        rng = Random(seed * 2_654_435_761 % 2**32)
+        sizes = {"tills": rng.randint(1, 4), "documents": rng.choice((4, 8, 12, 24))}
+        limits = {"limit_documents": rng.choice((1, 3, 200)), "new_streams_per_hour": rng.choice((3, 60))}
+        return cls(seed, swarm(rng), **sizes, **limits)
 
     # -- Time and chance -------------------------------------------------------------------------------------------
 
@@ -65,13 +70,21 @@ class World:
         heapq.heappush(self._events, (self.now + delay_s, next(self._order), act, args))
 
     def delay(self):
-        return self.rng.uniform(self.faults.delay_least_s, self.faults.delay_most_s)
+        faults = self.faults
+        if faults.late and self.rng.random() < faults.late:
+            self.count("late")
+            return self.rng.uniform(faults.delay_most_s, faults.late_most_s)
+        return self.rng.uniform(faults.delay_least_s, faults.delay_most_s)
+
+    def service_s(self):
+        return self.rng.uniform(1, 10) if self.now < self.slow_until else self.rng.uniform(0, SERVICE_S)
 
     def chance(self, fault):
-        hit = self.rng.random() < getattr(self.faults, fault)
-        if hit:
+        probability = getattr(self.faults, fault)
+        if probability and self.rng.random() < probability:
             self.count(fault)
-        return hit
+            return True
+        return False
 
     def count(self, what):
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -79,7 +92,6 @@ class World:
     def maybe_crash(self, who):
         """End a process between any two of its steps."""
         if self.faults.crash_at_step and self.rng.random() < self.faults.crash_at_step:
-            self.count("crash")
             raise CrashError(who)
 
     def clock_ms(self):
@@ -88,256 +100,107 @@ class World:
     def make_stream(self):
         return "".join(self.rng.choices(ALPHABET, k=22))
 
+    @property
+    def fault_count(self):
+        """How many faults were injected."""
+        return sum(number for name, number in self.counts.items() if name not in NOT_FAULTS)
+
     # -- The run ---------------------------------------------------------------------------------------------------
 
-    def run(self, storm_s=20.0, most_s=20_000.0):
+    def run(self, storm_s=20.0, most_s=DRAIN_MOST_S):
+        self.storm_s = storm_s
         self._plan(storm_s)
         self.after(storm_s, self._calm_down)
         try:
-            while self._events and self.now < most_s and not (self.is_calm and self._is_drained()):
-                self.now, _, act, args = heapq.heappop(self._events)
-                self.steps += 1
-                self.trace.update(b"%.6f %s" % (self.now, act.__qualname__.encode()))
-                act(*args)
+            self._go_on(most_s)
             self._check_end()
         except Exception as problem:
-            command = f"pytest tests/sim -k replay --seed {self.seed}"
+            command = f"pytest tests/sim -k {self.replay} --seed {self.seed}"
             raise InvariantError(
                 f"seed {self.seed}, step {self.steps}, {self.now:.2f} s: {problem}; {command}"
             ) from problem
         finally:
-            for node in (self.central, *self.tills):
-                node.close()
+            self._close()
         return self
+
+    def _go_on(self, most_s):
+        events, update = self._events, self.trace.update
+        while events and self.now < most_s:
+            self.now, _, act, args = heapq.heappop(events)
+            self.steps += 1
+            update(b"%.6f %s" % (self.now, act.__qualname__.encode()))
+            act(*args)
+            if self.is_calm and self.steps % 16 == 0 and self._is_drained():
+                break
 
     def _plan(self, storm_s):
         self.central.start()
         for till in self.tills:
             till.start()
-            for number in range(self.documents):
-                self.after(self.rng.uniform(0, storm_s), till.pos_closes, number)
-            for _ in range(self.faults.till_crashes):
-                self.after(self.rng.uniform(0, storm_s), till.crash)
-        for _ in range(self.faults.central_crashes):
-            self.after(self.rng.uniform(0, storm_s), self.central.crash)
-        for _ in range(self.faults.broker_wipes):
-            self.after(self.rng.uniform(0, storm_s), self.broker.wipe)
+            self.plan_sales(till)
+        self.nemesis.plan(storm_s)
+
+    def plan_sales(self, till):
+        """Spread what a POS closes over the rest of the storm."""
+        for _ in range(self.documents):
+            self.after(self.rng.uniform(0, max(0.0, self.storm_s - self.now)), till.pos_closes)
 
     def _calm_down(self):
         self.faults, self.is_calm = self.faults.calm(), True
+        self.slow_until = self.now
 
     def _is_drained(self):
-        return self.steps % 16 == 0 and all(till.is_drained() for till in self.tills)
+        return not any(guest.is_running for guest in self.guests) and all(
+            till.is_drained(self.database) for till in self.machines
+        )
+
+    def _close(self):
+        for node in (self.central, *self.guests, *self.machines):
+            node.close()
+        for memory in (*self.memories, *(node.memory for node in (*self.guests, *self.machines))):
+            memory.close()
+
+    # -- What nemesis asks for -------------------------------------------------------------------------------------
+
+    def _memory(self):
+        self.memories.append(Memory())
+        return self.memories[-1]
+
+    def replace_memory(self, till):
+        """Give a machine an empty disk."""
+        till.memory, till.watch.lineage = self._memory(), type(till.watch.lineage)()
+
+    def empty_central(self):
+        """Give central an empty database."""
+        memory = self.central.memory = self._memory()
+        empty_database().backup(memory.keeper)
+        self.database._run = memory.keeper.execute
+        self.database.reset()
+
+    def end_guests(self):
+        """End the other central processes: their database goes away."""
+        for guest in self.guests:
+            guest.end()
+
+    @property
+    def backed_up(self):
+        """What the newest backup holds, None where none is made."""
+        if not self.faults_drawn.backs_up:
+            return None
+        return self.nemesis.backup[3] if self.nemesis.backup else set()
 
     # -- Invariants ------------------------------------------------------------------------------------------------
 
-    def check_promise(self, topic, payload):
-        """Acknowledged ≤ durable: what central tells a till is what its committed row says, or less."""
-        address = topics.parse(topic)
-        if address.topic is topics.SALES_STORED:
-            said = codec.decode(SalesStored, payload)
-            through, stream = said.through, said.stream
-        elif address.topic is topics.UPLOAD_REQUEST:
-            said = codec.decode(UploadRequest, payload)
-            through, stream = said.after, said.stream
-        else:
-            return
-        row = self.central.keeper.execute(
-            "SELECT through FROM watermark WHERE till_id = ? AND stream = ?", (address.till, stream)
-        ).fetchone()
-        if stream is not None and (row is None or through > row[0]):
-            raise InvariantError(f"central told {address.till} {through}, its row says {row}")
-
     def _check_end(self):
-        for till in self.tills:
-            till.check()
+        for till in self.machines:
+            if not till.is_drained(self.database):
+                state = till.outbox.head() if till.is_running else "down"
+                raise InvariantError(f"{till.till} is not drained: {state}, {self.database.marks}")
+        gaps = self.central.memory.keeper.execute("SELECT till_id, stream, first, last FROM gap").fetchall()
+        watches = [till.watch for till in self.machines]
+        self.found = judge_end(self.ledger, self.database, gaps, watches, may_miss=self.may_miss)
 
-
-class Node:
-    """A process: events are its only input, the database its only memory."""
-
-    def __init__(self, world, client, filters):
-        self.world = world
-        self.database = f"file:sim-{next(_names)}?mode=memory&cache=shared"
-        self.keeper = sqlite3.connect(self.database, uri=True, isolation_level=None)
-        self.link = world.broker.link(client, filters)
-        self.is_running = False
-        self._wakes = 0
-
-    def start(self):
-        self.is_running = True
-        self.link.deliver = self.take
-        self.link.will = self.will
-        self.make()
-        self.world.broker.connect(self.link)
-        self._wake_later()
-
-    def take(self, event):
-        self.guarded(self.handle, event)
-
-    def guarded(self, act, *args):
-        """Run a step; a crash ends the process there, and it is started again after a while."""
-        try:
-            result = act(*args)
-            if self.is_running:
-                self.tick()
-                self._wake_later()
-        except CrashError:
-            self.crash()
-            return None
-        return result
-
-    def crash(self):
-        if not self.is_running:
-            return
-        self.is_running = False
-        self.link.deliver = None
-        self.world.broker.cut(self.link, "crashed")
-        self.close_database()
-        self.world.after(self.world.rng.uniform(0.5, 5), self.start)
-
-    def _wake_later(self):
-        self._wakes += 1
-        self.world.after(max(0.0, self.deadline() - self.world.now), self._wake, self._wakes)
-
-    def _wake(self, number):
-        if self.is_running and number == self._wakes:
-            self.guarded(lambda: None)
-
-    def close(self):
-        if self.is_running:
-            self.is_running = False
-            self.close_database()
-        self.keeper.close()
-
-
-@cache
-def empty_database():
-    """Return a migrated database without a row: copying it is a tenth of migrating each run's."""
-    database = pw.SqliteDatabase(":memory:")
-    database.connect()
-    migrate(database)
-    return database.connection()
-
-
-class CentralNode(Node):
-    def __init__(self, world):
-        filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=1))
-        super().__init__(world, "central-1", filters)
-        empty_database().backup(self.keeper)
-        self.config = CentralConfig(days_every_s=7 * 86_400)  # Days have tests of their own and cost a fifth of a run.
-
-    def make(self):
-        world = self.world
-        self.store = Store(self.database, world.make_stream)
-        self.shell = Subscriber(self.config, self.store, self, Random(world.rng.random()), world.clock_ms, world.now)
-
-    def publish(self, topic, payload, *, retain=False):
-        self.world.check_promise(topic, payload)
-        return self.link.publish(topic, payload, retain=retain)
-
-    def acknowledge(self, received):
-        self.link.acknowledge(received)
-
-    def reconnect(self, reason):
-        self.link.reconnect(reason)
-
-    def will(self):
-        topic = topics.CENTRAL_PRESENCE.of(worker=1)
-        return topic, codec.encode(self.shell.presence(online=False))
-
-    def handle(self, event):
-        self.shell.handle_all([event], self.world.now)
-
-    def tick(self):
-        self.shell.tick(self.world.now)
-
-    def deadline(self):
-        return self.shell.next_deadline()
-
-    def close_database(self):
-        self.store.close()
-
-
-class TillNode(Node):
-    def __init__(self, world, till):
-        self.till = till
-        filters = (
-            topics.UPLOAD_REQUEST.of(till=till),
-            topics.SALES_STORED.of(till=till),
-            topics.SETTINGS.of(till=till),
-            topics.CENTRAL_PRESENCE.of(),
-        )
-        super().__init__(world, till, filters)
-        self.config = EdgeConfig(till_id=till, spool_dir="/nonexistent", state_dir="/nonexistent", spool_every_s=86_400)
-        self.automation = TillAutomation(None, PER_RECEIPT)
-        self.recorded = {}
-        self.unheard = []
-
-    def make(self):
-        world = self.world
-        self.outbox = Outbox(self.database, OutboxLimits(), world.make_stream)
-        core = Syps(
-            head=self.outbox.head(),
-            boot_id=world.make_stream()[:8],
-            own_central=self.outbox.central_id,
-            limits=SypsLimits(),
-            rng=Random(world.rng.random()),
-        )
-        self.agent = Agent(self.config, self.outbox, core, self.link, world.clock_ms, self.automation, world.count)
-        self.agent.start(world.now)
-        for given in self.unheard:
-            self.world.after(0.1, self.hand_over, given)
-        self.unheard = []
-
-    def pos_closes(self, number):
-        amount = self.world.rng.randrange(1, 100_000)
-        document_id = f"{self.till}-{number}".encode()
-        is_wrong = self.world.rng.random() < 0.1
-        given = SALE % (document_id, self.till.encode(), amount, amount, amount + is_wrong)
-        self.recorded[document_id.decode()] = given
-        self.hand_over(given)
-
-    def hand_over(self, given):
-        """Repeat what has no answer, as a POS does: a crash may have come before or after the commit."""
-        if not self.is_running:
-            self.unheard.append(given)
-            return
-        taken = self.guarded(self.agent.take_in, given, self.world.make_stream, self.world.now)
-        if taken is None:
-            self.unheard.append(given)
-
-    def will(self):
-        return topics.TILL_PRESENCE.of(till=self.till), self.agent.presence(self.link.generation, online=False)
-
-    def handle(self, event):
-        self.agent.handle(event, self.world.now)
-
-    def tick(self):
-        self.agent.tick(self.world.now)
-
-    def deadline(self):
-        return self.agent.next_deadline()
-
-    def close_database(self):
-        self.outbox.database.close()
-
-    def is_drained(self):
-        if not self.is_running or self.unheard:
-            return False
-        head = self.outbox.head()
-        return head.newest == len(self.recorded) == self.world.documents and head.stored == head.newest
-
-    def check(self):
-        """Nothing lost, nothing doubled, in order, byte for byte; and the till knows it."""
-        if not self.is_drained():
-            raise InvariantError(f"{self.till} is not drained: {self.outbox.head() if self.is_running else 'down'}")
-        rows = self.world.central.keeper.execute(
-            "SELECT sequence, document_id, body FROM document WHERE till_id = ? UNION ALL"
-            " SELECT sequence, document_id, body FROM quarantine WHERE till_id = ? ORDER BY sequence",
-            (self.till, self.till),
-        ).fetchall()
-        if [row[0] for row in rows] != list(range(1, len(self.recorded) + 1)):
-            raise InvariantError(f"{self.till}: sequences {[row[0] for row in rows]}")
-        if {row[1]: row[2] for row in rows} != self.recorded:
-            raise InvariantError(f"{self.till}: central holds other documents than the POS closed")
+    @property
+    def may_miss(self):
+        """Whether a gap may be left: where something goes back, or tills forget sooner than messages arrive."""
+        return self.faults_drawn.destroys or not self.faults_drawn.retains

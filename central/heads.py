@@ -1,0 +1,103 @@
+"""What tills rang for and central has not seen: kept until it has come, is taken over, or can no longer come. Pure.
+
+Rule 1: a head goes only for a reason: its digest was reached, a new stream names exactly it, or it becomes a gap.
+Rule 2: what was settled within ``note_after_s`` never touches the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from wire.messages import ReceiptClosed
+
+from .batch import Heard
+from .commands import CollectorLimits
+from .till_state import Task, TillState
+
+Key = tuple[str, str]
+"""A stream and a boot: between them a till's history only grows."""
+
+
+def head_of(bell: ReceiptClosed) -> Heard:
+    """Return what a doorbell promises."""
+    return Heard(bell.stream, bell.boot_id, bell.newest, bell.digest)
+
+
+@dataclass(slots=True)
+class Heads:
+    """The heads of all tills; each till's own stand in its state. Times in seconds."""
+
+    limits: CollectorLimits
+    _changed: set[tuple[str, Key]] = field(default_factory=set)
+    _passed: list[tuple[str, str, str, int]] = field(default_factory=list)
+    _gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+
+    def take_up(self, state: TillState, head: Heard, now: float) -> None:
+        """Take up a head that stands in the database: of an earlier run, or of another process with this number."""
+        state.heads.setdefault((head.stream, head.boot_id), (replace(head, heard_at=now), now))
+
+    def hear(self, till: str, state: TillState, bell: ReceiptClosed, now: float) -> None:
+        """Remember what a doorbell promises beyond the watermark."""
+        key = bell.stream, bell.boot_id
+        if bell.newest <= state.taken_over.get(bell.stream, -1):
+            return  # What it holds comes in the stream that took it over; if it still lives there, it answers there.
+        if key not in state.heads and len(state.heads) >= self.limits.heads_max:
+            return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
+        before, since = state.heads.get(key, (None, now))
+        if before is not None and before.newest > bell.newest:
+            return  # An older doorbell that comes late takes nothing back.
+        # What the till knows to be stored it knows by its own digest: up to there its history is the one held here.
+        agreed = min(bell.stored, state.mark.through) if state.mark else 0
+        after, written = (max(agreed, before.after), before.written) if before else (agreed, False)
+        state.heads[key] = (replace(head_of(bell), written=written, after=after, heard_at=now), since)
+        self._changed.add((till, key))
+
+    def drop(self, till: str, state: TillState, key: Key) -> None:
+        """Forget a head that is settled."""
+        head, _ = state.heads.pop(key)
+        if head.written:
+            self._passed.append((till, head.stream, head.boot_id, head.newest))
+        self._changed.discard((till, key))
+
+    def drop_reached(self, till: str, state: TillState) -> None:
+        """Drop the heads that the watermark has reached; ingest has compared their digests."""
+        mark = state.mark
+        for key, (head, _) in list(state.heads.items()):
+            if mark and head.stream == mark.stream and head.newest <= mark.through:
+                self.drop(till, state, key)
+
+    def drop_others(self, till: str, state: TillState, stream: str) -> None:
+        """Drop the heads of other streams than this one: the database settled them when it opened it."""
+        for key in [key for key in state.heads if key[0] != stream]:
+            self.drop(till, state, key)
+
+    def end(self, till: str, state: TillState, answered: Task) -> None:
+        """Make gaps of what was rung for before a till was asked, and answered that it holds nothing more."""
+        bell = state.bell
+        ended = {(one.stream, one.newest, one.digest) for one in bell.previous} if bell else set()
+        for key, (head, _) in list(state.heads.items()):
+            if answered.first_asked_at is None or head.heard_at > answered.first_asked_at:
+                continue
+            if (head.stream, head.newest, head.digest) not in ended:
+                reason = f"rung for up to {head.newest} by boot {head.boot_id}; asked later, the till held no more"
+                self._gaps.append((till, head.stream, head.after + 1, head.newest, reason))
+            self.drop(till, state, key)
+
+    def to_write(self, tills: dict[str, TillState], now: float) -> tuple[tuple[str, Heard], ...]:
+        """Return the heads that are older than ``note_after_s`` and still open; they count as written."""
+        old = now - self.limits.note_after_s
+        heads = []
+        for till, key in sorted(self._changed):
+            head, since = tills[till].heads[key]
+            if since <= old:
+                heads.append((till, head))
+                tills[till].heads[key] = (replace(head, written=True), since)
+                self._changed.discard((till, key))
+        return tuple(heads)
+
+    def to_settle(self) -> tuple[tuple[tuple[str, str, str, int], ...], tuple[tuple[str, str, int, int, str], ...]]:
+        """Return the written heads that are settled, and the gaps that some of them became; once."""
+        passed, gaps = tuple(self._passed), tuple(self._gaps)
+        self._passed.clear()
+        self._gaps.clear()
+        return passed, gaps

@@ -1,0 +1,392 @@
+"""The processes of a simulated run: real shells over real SQLite in memory; events are their only input.
+
+A crash keeps what was committed and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import cache
+from itertools import count
+from random import Random
+
+import peewee as pw
+from network import CrashError
+from oracle import InvariantError, OutboxWatch
+
+from central.config import CentralConfig
+from central.migrations import migrate
+from central.store import Store
+from central.subscriber import Subscriber
+from edge.agent import Agent
+from edge.automation import TillAutomation
+from edge.config import EdgeConfig
+from edge.outbox import PAGE_BYTES, Outbox, OutboxFullError, OutboxLimits
+from edge.syps import Syps, SypsLimits
+from fleet.loop import PER_RECEIPT
+from wire import codec, topics
+from wire.link import Backoff
+from wire.messages import SalesStored, UploadRequest
+
+SALE = (
+    b'{"document_id":"%s","transaction_type":"sale","till_id":"%s","business_day":"2026-03-01","shift_number":1,'
+    b'"closed_at":"2026-03-01T10:00:00+03:00","currency":"RUB","lines":[{"line_number":1,"quantity":"1",'
+    b'"extended_minor":%d}],"tenders":[{"tender_number":1,"tender_type":"cash","amount_minor":%d}],'
+    b'"totals":{"total_minor":%d}}'
+)
+BATCH_MAX = 500
+RETENTION_S = 35 * 86_400
+SENT_MAX, QUEUED_MAX = 64, 10_000
+"""Bounds that a run must keep: messages of a till without PUBACK, and events that wait at central."""
+_names = count()
+
+
+@cache
+def empty_database():
+    """Return a migrated database without a row: copying it is a tenth of migrating each run's."""
+    database = pw.SqliteDatabase(":memory:")
+    database.connect()
+    migrate(database)
+    return database.connection()
+
+
+class Memory:
+    """A database in memory, by name: it outlives the processes that use it, as a disk does."""
+
+    def __init__(self):
+        self.path = f"file:sim-{next(_names)}?mode=memory&cache=shared"
+        self.keeper = sqlite3.connect(self.path, uri=True, isolation_level=None)
+
+    def image(self):
+        """Return a copy of the disk as it is now."""
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        self.keeper.backup(copy)
+        return copy
+
+    def put_back(self, image):
+        self.keeper.execute("PRAGMA max_page_count = 1073741823")
+        image.backup(self.keeper)
+
+    def close(self):
+        self.keeper.close()
+
+
+class Node:
+    """A process: events are its only input, its database is its only memory."""
+
+    def __init__(self, world, client, filters, memory, *, wants_acks, reconnect_max_s):
+        self.world, self.memory = world, memory
+        self.link = world.broker.link(client, filters, wants_acks=wants_acks)
+        self.reconnect_max_s = reconnect_max_s
+        self.is_running = self.is_gone = False
+        self.clock_offset_ms = 0
+        self._wake_at = None
+
+    def clock_ms(self):
+        return self.world.clock_ms() + self.clock_offset_ms
+
+    def start(self):
+        if self.is_gone or self.is_running:
+            return
+        self.is_running = True
+        self.link.deliver, self.link.will = self.take, self.will
+        self.link.life += 1
+        self.link.backoff = Backoff(1.0, self.reconnect_max_s, 300.0, self.world.rng)
+        try:
+            self.make()
+        except CrashError:
+            self.crash()
+            return
+        self.world.broker.connect(self.link, self.link.life)
+        self._wake_later()
+
+    def guarded(self, act, *args):
+        """Run a step; a crash ends the process there, and it is started again after a while."""
+        try:
+            result = act(*args)
+            if self.is_running:
+                self.look()
+                self._wake_later()
+        except CrashError:
+            self.crash()
+            return None
+        return result
+
+    def crash(self):
+        if not self.is_running:
+            return
+        self.world.count("crash")
+        self.is_running, self.link.deliver = False, None
+        self.world.broker.cut(self.link, "crashed")
+        self.close_database()
+        self.look()
+        self.world.after(self.world.rng.uniform(0.5, 5), self.start)
+
+    def end(self):
+        """Take the process away for good."""
+        self.crash()
+        self.is_gone = True
+
+    def _wake_later(self):
+        """Have one wake on its way, never later than the deadline; one that comes early looks again."""
+        at = max(self.deadline(), self.world.now)
+        if self._wake_at is None or at < self._wake_at:
+            self._wake_at = at
+            self.world.after(at - self.world.now, self._wake, at)
+
+    def _wake(self, at):
+        if self._wake_at == at:
+            self._wake_at = None
+        if self.is_running:
+            self.guarded(self.turn)
+
+    def turn(self):
+        if self.deadline() <= self.world.now:
+            self.tick()
+
+    def close(self):
+        if self.is_running:
+            self.is_running = False
+            self.close_database()
+
+
+class CentralNode(Node):
+    """One central process on one database."""
+
+    def __init__(self, world, memory, watch):
+        filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=1))
+        super().__init__(world, "central-1", filters, memory, wants_acks=False, reconnect_max_s=30.0)
+        self.watch = watch
+        quick = {"retry_max_s": 60.0, "sweep_s": 120.0, "timeout_s": 10.0, "look_every_s": 5.0}
+        # Days have tests of their own and cost a fifth of a run.
+        self.config = CentralConfig(
+            days_every_s=7 * 86_400,
+            limit_documents=world.limit_documents,
+            clock_skew_max_s=60.0,
+            **(quick if world.faults.is_quick else {}),
+        )
+        self._queue = []
+        self._is_due = False
+
+    def make(self):
+        world = self.world
+        self._queue, self._is_due = [], False
+        self.store = Store(self.memory.path, world.make_stream)
+        self.store.ingest = self._ingest
+        if not self.watch.central_id:
+            self.watch.look()
+        self.shell = Subscriber(self.config, self.store, self, Random(world.rng.random()), self.clock_ms, world.now)
+        self._changes = -1
+
+    def take(self, event):
+        """Let events wait as they do in the inbox: what has come meanwhile is committed together."""
+        self._queue.append(event)
+        if len(self._queue) > QUEUED_MAX:
+            raise InvariantError("central's queue has no bound")
+        if not self._is_due:
+            self._is_due = True
+            self.world.after(self.world.service_s(), self._serve)
+
+    def _serve(self):
+        if self.is_running and self._is_due:
+            self._is_due = False
+            self.guarded(self._handle)
+
+    def _handle(self):
+        events, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+        self.shell.handle_all(events, self.world.now)
+        if self._queue and not self._is_due:
+            self._is_due = True
+            self.world.after(self.world.service_s(), self._serve)
+        self.tick()
+
+    def _ingest(self, *given):
+        """Commit as the store does; the process may end before or after it, or never hear that it was done."""
+        self.world.maybe_crash(self)
+        outcomes = Store.ingest(self.store, *given)
+        self.world.maybe_crash(self)
+        if self.world.chance("commit_unheard"):
+            raise sqlite3.OperationalError("the connection was lost in COMMIT")
+        return outcomes
+
+    def publish(self, topic, payload, *, retain=False):
+        self._check_promise(topic, payload)
+        return self.link.publish(topic, payload, retain=retain)
+
+    def _check_promise(self, topic, payload):
+        """Acknowledged ≤ durable: what central tells a till is what its committed row says, or less."""
+        address = topics.parse(topic)
+        if address.topic is topics.SALES_STORED:
+            said = codec.decode(SalesStored, payload)
+            through, stream = said.through, said.stream
+        elif address.topic is topics.UPLOAD_REQUEST:
+            said = codec.decode(UploadRequest, payload)
+            through, stream = said.after, said.stream
+        else:
+            return
+        if stream is None:
+            return
+        row = self.memory.keeper.execute(
+            "SELECT through, digest FROM watermark WHERE till_id = ? AND stream = ?", (address.till, stream)
+        ).fetchone()
+        if row is None or through > row[0] or (through == row[0] and said.digest not in (None, row[1])):
+            raise InvariantError(f"central told {address.till} {through}, its row says {row}")
+
+    def acknowledge(self, received):
+        self.link.acknowledge(received)
+
+    def reconnect(self, reason):
+        self.link.reconnect(reason)
+
+    def will(self):
+        topic = topics.CENTRAL_PRESENCE.of(worker=1)
+        return topic, codec.encode(self.shell.presence(online=False))
+
+    def turn(self):
+        self.tick()
+
+    def tick(self):
+        self.shell.tick(self.world.now)
+
+    def deadline(self):
+        return self.shell.next_deadline()
+
+    def look(self):
+        changes = self.store._connection.total_changes if self.is_running else None
+        if changes is None or changes != self._changes:
+            self._changes = changes
+            self.watch.look()
+
+    def fill_disk(self):
+        """Leave no page to grow by: SQLite itself says no."""
+        if self.is_running:
+            pages = self.store._connection.execute("PRAGMA page_count").fetchone()[0]
+            self.store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def free_disk(self):
+        self.memory.keeper.execute("PRAGMA max_page_count = 1073741823")
+
+    def close_database(self):
+        self.store.close()
+
+
+class TillNode(Node):
+    """One machine with an agent and its POS; a clone has the same till id and another machine's name."""
+
+    def __init__(self, world, till, machine, memory):
+        self.till, self.machine = till, machine
+        filters = (
+            topics.UPLOAD_REQUEST.of(till=till),
+            topics.SALES_STORED.of(till=till),
+            topics.SETTINGS.of(till=till),
+            topics.CENTRAL_PRESENCE.of(),
+        )
+        super().__init__(world, till, filters, memory, wants_acks=True, reconnect_max_s=30.0)
+        self.config = EdgeConfig(
+            till_id=till, spool_dir="/nonexistent", state_dir="/nonexistent", spool_every_s=86_400,
+            retention_days=(RETENTION_S if world.faults.retains else 5) / 86_400,
+        )  # fmt: skip
+        self.automation = TillAutomation(None, PER_RECEIPT)
+        self.watch = OutboxWatch(world.ledger, till)
+        self.unheard = []
+        self.sold = 0
+
+    def make(self):
+        world = self.world
+        self.outbox = Outbox(self.memory.path, OutboxLimits(), world.make_stream)
+        quick = {"ring_again_max_s": 120.0, "ring_again_s": 20.0} if world.faults.is_quick else {}
+        limits = SypsLimits(
+            prune_every_s=3600.0 if world.faults.retains else 10.0,
+            new_streams_per_hour=world.new_streams_per_hour,
+            **quick,
+        )
+        core = Syps(
+            head=self.outbox.head(),
+            boot_id=world.make_stream()[:8],
+            own_central=self.outbox.central_id,
+            limits=limits,
+            rng=Random(world.rng.random()),
+        )
+        self.agent = Agent(self.config, self.outbox, core, self.link, self.clock_ms, self.automation, world.count)
+        self.agent.start(world.now)
+        self.look()
+        if self.unheard:
+            world.after(0.1, self._hand_over_again)
+
+    def pos_closes(self):
+        self.sold += 1
+        amount = self.world.rng.randrange(1, 100_000)
+        document_id = f"{self.till}-{self.machine}{self.sold}".encode()
+        is_wrong = self.world.rng.random() < 0.1
+        given = SALE % (document_id, self.till.encode(), amount, amount, amount + is_wrong)
+        self.world.ledger.closed.add(given)
+        self.hand_over(given)
+
+    def hand_over(self, given):
+        """Repeat what has no answer, as a POS does: a crash may have come before or after the commit."""
+        if not (self.is_running and self.guarded(self._take_in, given)):
+            self.unheard.append(given)
+
+    def _take_in(self, given):
+        try:
+            self.agent.take_in(given, self.world.make_stream, self.world.now)
+        except OutboxFullError:
+            self.world.after(5, self._hand_over_again)
+            return False
+        return True
+
+    def _hand_over_again(self):
+        waiting, self.unheard = self.unheard, []
+        for given in waiting:
+            self.hand_over(given)
+
+    def take(self, event):
+        self.guarded(self._take, event)
+
+    def _take(self, event):
+        self.agent.handle(event, self.world.now)
+        if len(self.agent._sent) > SENT_MAX:
+            raise InvariantError(f"{self.till} has {len(self.agent._sent)} messages out")
+        self.turn()
+
+    def will(self):
+        return topics.TILL_PRESENCE.of(till=self.till), self.agent.presence(self.link.generation, online=False)
+
+    def tick(self):
+        self.agent.tick(self.world.now)
+
+    def deadline(self):
+        return self.agent.next_deadline()
+
+    def look(self):
+        if self.is_running:
+            retention_s = self.config.retention_days * 86_400
+            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s)
+
+    def fill_disk(self):
+        """Leave no page to grow by: SQLite itself says no."""
+        if self.is_running:
+            pages = self.outbox._connection.execute("PRAGMA page_count").fetchone()[0]
+            self._limit(pages * PAGE_BYTES)
+
+    def free_disk(self):
+        if self.is_running:
+            self._limit(OutboxLimits().outbox_limit_bytes)
+
+    def _limit(self, size_bytes):
+        self.outbox._limits = OutboxLimits(size_bytes)
+        self.outbox._connection.execute(f"PRAGMA max_page_count = {size_bytes // PAGE_BYTES}")
+
+    def close_database(self):
+        self.outbox.database.close()
+
+    def is_drained(self, database):
+        """Say whether central holds exactly what this machine's outbox holds, and the machine knows it."""
+        if not self.is_running or self.unheard:
+            return False
+        line = self.watch.lineage
+        if database.open_heads:
+            return False
+        if database.marks.get((self.till, line.stream)) != (line.newest, line.digest):
+            return False
+        return self.outbox.central_id != database.central_id or self.outbox._stored == line.newest
