@@ -50,7 +50,10 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
     Raises BackupError, NotTrustedError if the copy is not whole, and what reading the database may raise.
     """
     with reports.reading(database):
-        central_id = Central.get().central_id
+        central = Central.get_or_none()
+    if central is None:
+        raise BackupError(f"{database} is still being made; try again")
+    central_id = central.central_id
     made_at_ms = clock_ms()
     target = _target(to, Path(database), f"central-{central_id}-", made_at_ms)
     part = target.with_name(f".{target.name}.part")
@@ -111,8 +114,9 @@ def sync(path: Path) -> None:
 
 def _target(to: Path, database: Path, prefix: str, at_ms: int) -> Path:
     if not to.is_dir():
-        if not to.parent.is_dir():
-            raise BackupError(f"there is no folder {to.parent}")
+        if not to.parent.is_dir() or not to.suffix:
+            missing = to.parent if to.suffix else to
+            raise BackupError(f"there is no folder {missing}; a file is named with an ending, as in backup.db")
         if to.exists() and to.samefile(database):
             raise BackupError(f"{to} is the database itself")
         return to.parent.resolve() / to.name

@@ -151,7 +151,7 @@ def test_a_backup_to_a_file_replaces_that_file_and_nothing_else(store, path, fol
     assert sorted(one.name for one in folder.iterdir()) == ["mine.db", "other.db"]
 
 
-@pytest.mark.parametrize("to", ["nowhere/backup.db", "central.db"])
+@pytest.mark.parametrize("to", ["nowhere/backup.db", "nowhere", "central.db"])
 def test_a_backup_that_cannot_be_written_is_told_and_noted_nowhere(store, path, tmp_path, to):
     """No folder, or the database itself: nothing changes, and tills hear of no backup."""
     with pytest.raises(BackupError):

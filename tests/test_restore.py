@@ -123,6 +123,15 @@ def test_restoring_again_is_safe_and_raises_the_incarnation_again(path, copy):
     assert [facts(one.replaced)[1] for one in (first, second)] == [1, 2]
 
 
+def test_a_restore_can_be_taken_back(path, copy):
+    """What was kept is whole, and can be put back like a backup: nothing that was there is gone for good."""
+    kept = restore(path, copy, "", NOW_MS, silent).replaced
+    restore(path, kept, "by mistake", NOW_MS + 1, silent)
+
+    assert facts(path)[1:] == (3, 1, 6)
+    assert facts(kept)[3] == 6
+
+
 def test_a_database_that_was_killed_is_put_aside_with_what_its_log_held(path, copy, tmp_path):
     """The log of the old database is written into it: nothing of it is lost, and none of it gets into the new one."""
     store = a_store(path)
