@@ -342,3 +342,24 @@ def test_workers_share_the_database_and_a_restore_has_it_alone(path):
     alone.close()
     a_store(path).close()
     assert Path(f"{path}.lock").exists()
+
+
+# -- People's changes --------------------------------------------------------------------------------------------------
+
+
+def test_a_persons_change_waits_for_its_turn_between_a_workers_commits(store, path):
+    """It has the write lock from its beginning: what it has read cannot be overtaken, and it never fails for that."""
+    with reports.writing(str(path)):
+        other = sqlite3.connect(path, isolation_level=None, timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_a_report_is_of_one_moment(store, path):
+    """What a worker commits while a report is read is not in it: its figures agree with each other."""
+    with reports.reading(str(path)):
+        before = reports.status()["documents"]
+        store.ingest([a_parcel([a_sale("later")], before=[*some_sales(3, till_id=TILL), BAD])], {}, NOW_MS)
+        assert reports.status()["documents"] == before
