@@ -58,7 +58,8 @@ class Heard:
     """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it.
 
     Up to ``after`` central provably held the very history that the head ends: all behind it is promised by the head.
-    ``heard_at`` is when the core heard it last, in its own seconds.
+    ``heard_at`` is when the core heard it last, in its own seconds. One that is ``below`` the watermark may be of
+    another history than the one held: no upload will ever reach it.
     """
 
     stream: str
@@ -68,6 +69,7 @@ class Heard:
     written: bool = False
     after: int = 0
     heard_at: float = field(default=0.0, compare=False)
+    below: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +253,9 @@ class Batch:
         """Drop the heads that this upload reaches; one reached with another digest was replaced, which is a gap."""
         header = parcel.upload.header
         for head in heads:
-            if head.stream != header.stream or head.newest > header.through:
+            if head.stream != header.stream or not header.after < head.newest <= header.through:
                 continue
-            if head.newest > header.after and digests[head.newest - header.after] != head.digest:
+            if digests[head.newest - header.after] != head.digest:
                 reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
                 self.gaps.append((parcel.till, header.stream, head.after + 1, head.newest, reason))
             if head.written:

@@ -156,6 +156,7 @@ class Collector:
         if presence.online and presence.connection > state.connection >= 0:
             self._ask_anew(till)
         state.connection = presence.connection
+        state.boot_id = presence.boot_id
         if presence.online:
             self._is_back(state)
         else:
@@ -264,8 +265,7 @@ class Collector:
             return []
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
-        if bell.newest > mark.through:
-            self._heads.hear(till, state, bell, now)
+        self._heads.hear(till, state, bell, now)
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent
@@ -278,6 +278,7 @@ class Collector:
 
     def _on_even(self, till: str, state: TillState, now: float, *, is_told: bool) -> list[Command]:
         self._heads.drop_reached(till, state)
+        self._heads.drop_boot(till, state)
         self._verify(till, state, now)
         if state.task and state.task.state == "requested" and not state.is_repeating:
             return []  # Its answer is on the way, and is acknowledged then.
@@ -528,15 +529,15 @@ class Collector:
     def _take_note(self, now: float) -> list[Command]:
         """Write what is older than a second and still open: what was settled meanwhile never touches the disk."""
         old = now - self.limits.note_after_s
-        heads, (passed, gaps) = self._heads.to_write(self.tills, now), self._heads.to_settle()
+        heads, (passed, gaps, doubted) = self._heads.to_write(self.tills, now), self._heads.to_settle()
         tasks = tuple(task for task in self._changed_tasks.values() if task.is_written or task.created_at <= old)
         for task in tasks:
             task.is_written = True
             del self._changed_tasks[task.task_id]
         verified = tuple(self._changed_verified.items())
         self._changed_verified.clear()
-        note = Note(heads, passed, gaps, verified, tasks)
-        return [note] if heads or passed or gaps or verified or tasks else []
+        note = Note(heads, passed, gaps, doubted, verified, tasks)
+        return [note] if heads or passed or gaps or doubted or verified or tasks else []
 
     def _count(self, outcome: Outcome) -> None:
         self.counters.uploads += 1

@@ -65,6 +65,8 @@ class Note:
     heads: tuple[tuple[str, Heard], ...]
     passed: tuple[tuple[str, str, str, int], ...]
     gaps: tuple[tuple[str, str, int, int, str], ...]
+    doubted: tuple[tuple[str, Heard], ...]
+    """Heads that lie below the watermark: whether they are of the history held there is told by the documents."""
     verified: tuple[tuple[str, str], ...]
     tasks: tuple[Task, ...]
 

@@ -14,6 +14,8 @@ from .batch import Heard
 from .commands import CollectorLimits
 from .till_state import Task, TillState
 
+Passed = tuple[tuple[str, str, str, int], ...]
+Gaps = tuple[tuple[str, str, int, int, str], ...]
 Key = tuple[str, str]
 """A stream and a boot: between them a till's history only grows."""
 
@@ -31,13 +33,17 @@ class Heads:
     _changed: set[tuple[str, Key]] = field(default_factory=set)
     _passed: list[tuple[str, str, str, int]] = field(default_factory=list)
     _gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    _doubted: list[tuple[str, Heard]] = field(default_factory=list)
 
     def take_up(self, state: TillState, head: Heard, now: float) -> None:
         """Take up a head that stands in the database: of an earlier run, or of another process with this number."""
         state.heads.setdefault((head.stream, head.boot_id), (replace(head, heard_at=now), now))
 
     def hear(self, till: str, state: TillState, bell: ReceiptClosed, now: float) -> None:
-        """Remember what a doorbell promises beyond the watermark."""
+        """Remember what a doorbell promises, unless it is exactly what is held.
+
+        One that is behind the watermark may be of another history: a clone's, or of before its disk went back.
+        """
         key = bell.stream, bell.boot_id
         if bell.newest <= state.taken_over.get(bell.stream, -1):
             return  # What it holds comes in the stream that took it over; if it still lives there, it answers there.
@@ -49,7 +55,9 @@ class Heads:
         # What the till knows to be stored it knows by its own digest: up to there its history is the one held here.
         agreed = min(bell.stored, state.mark.through) if state.mark else 0
         after, written = (max(agreed, before.after), before.written) if before else (agreed, False)
-        state.heads[key] = (replace(head_of(bell), written=written, after=after, heard_at=now), since)
+        below = state.mark is not None and bell.newest <= state.mark.through
+        head = replace(head_of(bell), written=written, after=after, heard_at=now, below=below)
+        state.heads[key] = (head, since)
         self._changed.add((till, key))
 
     def drop(self, till: str, state: TillState, key: Key) -> None:
@@ -63,8 +71,14 @@ class Heads:
         """Drop the heads that the watermark has reached; ingest has compared their digests."""
         mark = state.mark
         for key, (head, _) in list(state.heads.items()):
-            if mark and head.stream == mark.stream and head.newest <= mark.through:
+            if mark and head.stream == mark.stream and head.newest <= mark.through and not head.below:
                 self.drop(till, state, key)
+
+    def drop_boot(self, till: str, state: TillState) -> None:
+        """Drop the head of the boot whose doorbell is exactly the watermark: what it rang for before is in that."""
+        bell = state.bell
+        if bell and (key := (bell.stream, bell.boot_id)) in state.heads and state.heads[key][0].newest <= bell.newest:
+            self.drop(till, state, key)  # A late doorbell of this boot says nothing of what it rang for since.
 
     def drop_others(self, till: str, state: TillState, stream: str) -> None:
         """Drop the heads of other streams than this one: the database settled them when it opened it."""
@@ -78,7 +92,10 @@ class Heads:
         for key, (head, _) in list(state.heads.items()):
             if answered.first_asked_at is None or head.heard_at > answered.first_asked_at:
                 continue
-            if (head.stream, head.newest, head.digest) not in ended:
+            if state.mark and head.stream == state.mark.stream and head.newest <= state.mark.through:
+                if head.boot_id != state.boot_id:
+                    self._doubted.append((till, head))
+            elif (head.stream, head.newest, head.digest) not in ended:
                 reason = f"rung for up to {head.newest} by boot {head.boot_id}; asked later, the till held no more"
                 self._gaps.append((till, head.stream, head.after + 1, head.newest, reason))
             self.drop(till, state, key)
@@ -95,9 +112,10 @@ class Heads:
                 self._changed.discard((till, key))
         return tuple(heads)
 
-    def to_settle(self) -> tuple[tuple[tuple[str, str, str, int], ...], tuple[tuple[str, str, int, int, str], ...]]:
-        """Return the written heads that are settled, and the gaps that some of them became; once."""
-        passed, gaps = tuple(self._passed), tuple(self._gaps)
+    def to_settle(self) -> tuple[Passed, Gaps, tuple[tuple[str, Heard], ...]]:
+        """Return the written heads that are settled, the gaps that some became, and those to be looked into; once."""
+        settled = tuple(self._passed), tuple(self._gaps), tuple(self._doubted)
         self._passed.clear()
         self._gaps.clear()
-        return passed, gaps
+        self._doubted.clear()
+        return settled

@@ -366,12 +366,16 @@ class Store:
         Two processes with one number write to one database: what one had heard the other may have passed. Whether it
         was that very history is worked out from the documents.
         """
-        for till, head in self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"):
+        self.settle(self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"), at_ms)
+        return self._heads("")
+
+    def settle(self, doubted: Iterable[tuple[str, Heard]], at_ms: int) -> None:
+        """Make gaps of heads below the watermark that are of another history than the one held; let the others go."""
+        for till, head in doubted:
             reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
             is_held = self._digest_at(till, head.stream, head.newest) == head.digest
             gaps = () if is_held else ((till, head.stream, head.after + 1, head.newest, reason),)
             self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], gaps=gaps)
-        return self._heads("")
 
     def _heads(self, which: str) -> list[tuple[str, Heard]]:
         rows = self._connection.execute(

@@ -287,6 +287,7 @@ class Subscriber:
         self.store.note(
             at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
         )
+        self.store.settle(note.doubted, at_ms)
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
         created_at_ms = at_ms - int((now - task.created_at) * 1000)

@@ -56,6 +56,8 @@ class TillState:
     """What a person asked for once more; taken up only while nothing new is owed."""
     is_online: bool | None = None
     connection: int = -1
+    boot_id: str = ""
+    """Which life of its agent showed itself last."""
     is_clock_right: bool = False
     """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True

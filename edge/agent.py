@@ -37,7 +37,7 @@ STATUS_EVERY_S = 1.0
 
 
 CLOCK_JUMP_MAX_S = 3600.0
-"""By more than this the time of day may not have run away from the monotonic clock when something is forgotten."""
+"""A time of day that runs away from the monotonic clock by more than this has jumped."""
 
 
 class AsideFullError(Exception):
@@ -77,7 +77,7 @@ class Agent:
         self._generation = 0
         self._sent: dict[int, Sent] = {}
         self._was_cut = False
-        self._clock_ahead_ms = 0.0
+        self._clock_ahead_ms, self._clock_jumped_at = float("-inf"), 0.0
         self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
@@ -195,7 +195,7 @@ class Agent:
         prepared = prepare(given, self.config.document_limit_bytes, make_id)
         if prepared.aside is not None:
             self._keep_aside(prepared)
-        appended = self._append(prepared, now)
+        appended = self._append(prepared)
         if appended.is_new:
             self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
@@ -208,7 +208,7 @@ class Agent:
         self._run(self.syps.on_appended(self.outbox.head(), now, rings=bool(rings), urgent=urgent), now)
         self._do((step for step in steps if not isinstance(step, automation.Ring)), now)
 
-    def _append(self, prepared: Prepared, now: float) -> Appended:
+    def _append(self, prepared: Prepared) -> Appended:
         def append() -> Appended:
             return self.outbox.append(
                 prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
@@ -223,7 +223,7 @@ class Agent:
                 log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
             if self.syps.may_prune:
-                self._prune(now)
+                self._forget()
             appended = append()
         self.standing.is_outbox_full = False
         return appended
@@ -361,12 +361,12 @@ class Agent:
                 case syps.Serve(request=request):
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
-                    self._clock_ahead_ms = self._clock_ms() - now * 1000
                     self.outbox.mark_stored(through, central_id, backed_up)
                     self.syps.head = self.outbox.head()
                 case syps.StartStream(reason=reason, asked_after=asked_after):
                     self._start_stream(reason, asked_after, now)
                 case syps.ShowPresence():
+                    self._watch_clock(now)
                     self.standing.on_news()
                     self._show_presence()
                 case syps.Prune():
@@ -424,15 +424,25 @@ class Agent:
         self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
 
     def _prune(self, now: float) -> None:
-        """Forget what is old, unless the clock has jumped since central said that it is right."""
-        if abs(self._clock_ms() - now * 1000 - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
-            log.warning("clock_jumped", extra={"till": self.config.till_id})
+        """Forget what is old, unless the clock has jumped: what central said of it may be of before."""
+        self._watch_clock(now)
+        if now < self._clock_jumped_at + self.config.clock_settles_s:
             return
+        self._forget()
+
+    def _forget(self) -> None:
         retention_days = self.automation.limits.retention_days or self.config.retention_days
         before_ms = self._clock_ms() - int(retention_days * 86_400_000)
         while count := self.outbox.prune(before_ms):
             log.info("pruned", extra={"till": self.config.till_id, "count": count})
         self._prune_aside(before_ms)
+
+    def _watch_clock(self, now: float) -> None:
+        """Notice a jump of the time of day; a start is one, too."""
+        ahead_ms = self._clock_ms() - now * 1000
+        if abs(ahead_ms - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
+            self._clock_jumped_at = now
+        self._clock_ahead_ms = ahead_ms
 
     def _prune_aside(self, before_ms: int) -> None:
         """Forget the bytes of oversize documents whose stubs are forgotten."""

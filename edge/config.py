@@ -48,6 +48,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     presence_every_s: Seconds = 60
     prune_every_s: Seconds = 3600
     retention_days: Annotated[float, Meta(gt=0, le=3650)] = 35
+    clock_settles_s: Seconds = 900
+    """So long after a start, or a jump of the clock, nothing is forgotten: central has to see the clock first."""
     new_streams_per_hour: Annotated[int, Meta(ge=1, le=60)] = 3
 
     document_limit_bytes: Annotated[int, Meta(ge=1024, le=DOCUMENT_LIMIT_MAX_BYTES)] = 256 * 1024

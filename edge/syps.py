@@ -267,7 +267,7 @@ class Syps:
 
     def on_stream_started(self, head: Head, now: float) -> list[Command]:
         """Ring for the new stream; what was waiting belongs to the old one."""
-        self.head, self._waiting, self._answer_out_until = head, None, None
+        self.head, self._waiting = head, None
         return self._ring(now)
 
     def on_central_presence(self, presence: CentralPresence) -> list[Command]:

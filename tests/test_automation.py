@@ -605,7 +605,8 @@ def test_central_may_set_limits_and_what_it_takes_back_is_the_tills_own_again(ma
     till.take_in(a_sale())
     till.outbox.mark_stored(1, "central", None)
     till.agent._clock_ms = lambda: NOW_MS + 2 * 86_400_000
-    till.agent._prune()
+    till.agent._prune(0.0)
+    till.agent._prune(900.0)
     assert till.outbox.head().oldest == 2
     deliver(till, b"")
     assert till.agent.syps.limits == own

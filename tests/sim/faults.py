@@ -88,13 +88,14 @@ _EVENTS = {
 
 
 def swarm(rng: Random) -> Faults:
-    """Draw a mixture: each message fault is off in a quarter of the runs, each larger one in two thirds."""
+    """Draw a mixture: each message fault is off in a quarter of the runs, each larger one in half of them."""
     chosen: dict[str, float] = {
         name: 0.0 if rng.random() < 0.25 else rng.uniform(0, most) for name, most in _MESSAGES.items()
     }
     if rng.random() < 0.5:
         chosen |= {name: most * rng.uniform(0.85, 1.0) for name, most in _DENSE.items()}
-    chosen |= {name: 0 if rng.random() < 0.67 else rng.randint(1, most) for name, most in _EVENTS.items()}
+    calm = rng.uniform(0.3, 0.8)
+    chosen |= {name: 0 if rng.random() < calm else rng.randint(1, most) for name, most in _EVENTS.items()}
     return Faults(
         **chosen,
         delay_most_s=rng.choice((0.05, 0.5, 3.0)),

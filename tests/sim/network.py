@@ -88,7 +88,7 @@ class SimBroker:
         if other := self.links.get(link.client):
             self.world.count("taken over")
             self.cut(other, "taken over")
-        link.is_up, link.is_half_open, link.up_since = True, False, self.world.now
+        link.is_up, link.is_half_open, link.up_since, link.next_mid = True, False, self.world.now, 0
         self.links[link.client] = link
         link.deliver(Connected(generation))
         for topic, payload in sorted(self.retained.items()):
@@ -133,10 +133,16 @@ class SimBroker:
             world.after(0, self.cut, link)
             return
         is_lost = world.chance("loss")
-        if link.wants_acks and not (is_lost and world.rng.random() < 0.5):  # PUBACK proves nothing: half of what is
-            world.after(world.delay(), self._give, link, Acknowledged(link.generation, mid), 0)  # lost has one.
+        # PUBACK proves nothing: half of what is lost has one.
+        if link.wants_acks and not (is_lost and world.rng.random() < 0.5):
+            world.after(world.delay(), self._acknowledge, link, link.life, Acknowledged(link.generation, mid))
         if not is_lost:
             self._route(topic, payload, retain)
+
+    def _acknowledge(self, link, life, event):
+        """Deliver PUBACK, of an earlier connection, too: the thread of an old one may still have it."""
+        if link.is_up and link.life == life and not link.is_half_open:
+            link.deliver(event)
 
     def _give(self, link, event, number):
         if not link.is_up or link.generation != event.generation:
@@ -144,10 +150,9 @@ class SimBroker:
         if link.is_half_open:
             self.world.count("swallowed")
             return
-        if number:
-            if number < link.seen:
-                self.world.count("reorder")
-            link.seen = max(link.seen, number)
+        if number < link.seen:
+            self.world.count("reorder")
+        link.seen = max(link.seen, number)
         link.deliver(event)
 
     def _route(self, topic, payload, retain):

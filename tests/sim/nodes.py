@@ -6,6 +6,7 @@ A crash keeps what was committed and nothing else.
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from functools import cache
 from itertools import count
 from random import Random
@@ -25,7 +26,7 @@ from edge.outbox import PAGE_BYTES, Outbox, OutboxFullError, OutboxLimits
 from edge.syps import Syps, SypsLimits
 from fleet.loop import PER_RECEIPT
 from wire import codec, topics
-from wire.link import Backoff
+from wire.link import Acknowledged, Backoff
 from wire.messages import SalesStored, UploadRequest
 
 SALE = (
@@ -36,6 +37,8 @@ SALE = (
 )
 BATCH_MAX = 500
 RETENTION_S = 35 * 86_400
+DURABLE_AFTER_S = 3.0
+ANSWER_TIMEOUT_S = SypsLimits().answer_timeout_s
 SENT_MAX, QUEUED_MAX = 64, 10_000
 """Bounds that a run must keep: messages of a till without PUBACK, and events that wait at central."""
 _names = count()
@@ -150,6 +153,23 @@ class Node:
             self.close_database()
 
 
+class Watched(Subscriber):
+    """Central's shell, and beside it what each life of its core was told by tills."""
+
+    def _begin(self, now):
+        core, self.bells = super()._begin(now), deque()
+        real = core.on_receipt_closed
+
+        def on_receipt_closed(till, bell, now, *, is_live):
+            state = core.tills.get(till)
+            if state is None or not (bell.newest <= state.taken_over.get(bell.stream, -1) or len(state.heads) > 8):
+                self.bells.append((now, till, bell))
+            return real(till, bell, now, is_live=is_live)
+
+        core.on_receipt_closed = on_receipt_closed
+        return core
+
+
 class CentralNode(Node):
     """One central process on one database."""
 
@@ -175,7 +195,7 @@ class CentralNode(Node):
         self.store.ingest = self._ingest
         if not self.watch.central_id:
             self.watch.look()
-        self.shell = Subscriber(self.config, self.store, self, Random(world.rng.random()), self.clock_ms, world.now)
+        self.shell = Watched(self.config, self.store, self, Random(world.rng.random()), self.clock_ms, world.now)
         self._changes = -1
 
     def take(self, event):
@@ -252,10 +272,19 @@ class CentralNode(Node):
         return self.shell.next_deadline()
 
     def look(self):
+        self._know()
         changes = self.store._connection.total_changes if self.is_running else None
         if changes is None or changes != self._changes:
             self._changes = changes
             self.watch.look()
+
+    def _know(self):
+        """What this process has heard for long enough is durable: the database knows of it, or has settled it."""
+        bells = self.shell.bells if self.is_running else []
+        while bells and bells[0][0] < self.world.now - DURABLE_AFTER_S:
+            _, till, bell = bells.popleft()
+            if (till, bell.stream) in self.watch.marks:
+                self.watch.heard.add(bell.digest)
 
     def fill_disk(self):
         """Leave no page to grow by: SQLite itself says no."""
@@ -284,6 +313,7 @@ class TillNode(Node):
         super().__init__(world, till, filters, memory, wants_acks=True, reconnect_max_s=30.0)
         self.config = EdgeConfig(
             till_id=till, spool_dir="/nonexistent", state_dir="/nonexistent", spool_every_s=86_400,
+            clock_settles_s=world.faults.late_most_s + 20,
             retention_days=(RETENTION_S if world.faults.retains else 5) / 86_400,
         )  # fmt: skip
         self.automation = TillAutomation(None, PER_RECEIPT)
@@ -294,7 +324,8 @@ class TillNode(Node):
     def make(self):
         world = self.world
         self.outbox = Outbox(self.memory.path, OutboxLimits(), world.make_stream)
-        quick = {"ring_again_max_s": 120.0, "ring_again_s": 20.0} if world.faults.is_quick else {}
+        quick = {"ring_again_max_s": 120.0, "ring_again_s": 20.0, "presence_every_s": 10.0}
+        quick = quick if world.faults.is_quick else {}
         limits = SypsLimits(
             prune_every_s=3600.0 if world.faults.retains else 10.0,
             new_streams_per_hour=world.new_streams_per_hour,
@@ -307,11 +338,24 @@ class TillNode(Node):
             limits=limits,
             rng=Random(world.rng.random()),
         )
-        self.agent = Agent(self.config, self.outbox, core, self.link, self.clock_ms, self.automation, world.count)
+        self.agent = Agent(self.config, self.outbox, core, self, self.clock_ms, self.automation, world.count)
+        self._upload = None
         self.agent.start(world.now)
         self.look()
         if self.unheard:
             world.after(0.1, self._hand_over_again)
+
+    def publish(self, topic, payload, *, retain=False):
+        """Publish as the link does; a till has one upload out, until it is acknowledged or was for long enough."""
+        generation = self.link.generation
+        if topics.parse(topic).topic is topics.SALES and self.link.is_up:
+            if self._upload and self._upload[0] == generation and self.world.now < self._upload[2]:
+                raise InvariantError(f"{self.till} has two uploads out")
+            self._upload = generation, self.link.next_mid + 1, self.world.now + ANSWER_TIMEOUT_S
+        return self.link.publish(topic, payload, retain=retain)
+
+    def acknowledge(self, received):
+        self.link.acknowledge(received)
 
     def pos_closes(self):
         self.sold += 1
@@ -344,6 +388,8 @@ class TillNode(Node):
         self.guarded(self._take, event)
 
     def _take(self, event):
+        if isinstance(event, Acknowledged) and self._upload and (event.generation, event.mid) == self._upload[:2]:
+            self._upload = None
         self.agent.handle(event, self.world.now)
         if len(self.agent._sent) > SENT_MAX:
             raise InvariantError(f"{self.till} has {len(self.agent._sent)} messages out")
@@ -361,7 +407,9 @@ class TillNode(Node):
     def look(self):
         if self.is_running:
             retention_s = self.config.retention_days * 86_400
-            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s)
+            # Two clocks that are wrong by the same jump agree.
+            ahead_s = max(0, self.world.central.clock_offset_ms / 1000)
+            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s - ahead_s)
 
     def fill_disk(self):
         """Leave no page to grow by: SQLite itself says no."""

@@ -66,6 +66,7 @@ class OutboxWatch:
 
     def __init__(self, ledger, till):
         self.ledger, self.till, self.lineage = ledger, till, Lineage()
+        self.believed = 0, None
 
     def look(self, outbox, backed_up, now, retention_s):
         """Take in what a step did to the outbox; ``backed_up`` is what pruning must be covered by, if anything."""
@@ -75,10 +76,20 @@ class OutboxWatch:
             self._start(outbox)
         elif outbox._newest != line.newest:
             self._grow(outbox)
+        if (outbox._stored, outbox.central_id) != self.believed:
+            self._check_belief(outbox._stored, outbox.central_id)
         if outbox._pruned != line.pruned:
             self._prune(outbox._pruned, outbox.central_id, backed_up, now - retention_s)
         if outbox._digest != line.digest:
             raise InvariantError(f"{self.till}: the outbox's digest is not the chain's")
+
+    def _check_belief(self, stored, central_id):
+        """Stored, for a till, is what its central has committed: at some time, for that may have lost it since."""
+        self.believed = stored, central_id
+        known = self.ledger.confirmed.get(central_id, set())
+        for number, body in self.lineage.bodies.items():
+            if number <= stored and body not in known and body not in self.ledger.tampered:
+                raise InvariantError(f"{self.till} believes {number} stored, {central_id} never committed it")
 
     def edited(self, keeper, place, body):
         """Believe what the file holds now, after somebody edited it: a document changed, or one is gone (None)."""

@@ -7,6 +7,7 @@ within a bound, and the ledger of what was closed must agree with central's rows
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
 from random import Random
@@ -43,6 +44,7 @@ class World:
         self.is_calm = False
         self.slow_until = 0.0
         self.storm_s = 20.0
+        self.drains_within_s = DRAIN_MOST_S
         self.broker = SimBroker(self)
         self.ledger = Ledger()
         self.memories = []
@@ -57,12 +59,14 @@ class World:
         ]
 
     @classmethod
-    def swarm(cls, seed):
-        """Return a run with a mixture of faults, tills, documents and limits of its own."""
+    def swarm(cls, seed, **forced):
+        """Return a run with a mixture of faults, tills, documents and limits of its own; some faults may be forced."""
         rng = Random(seed * 2_654_435_761 % 2**32)
         sizes = {"tills": rng.randint(1, 4), "documents": rng.choice((4, 8, 12, 24))}
         limits = {"limit_documents": rng.choice((1, 3, 200)), "new_streams_per_hour": rng.choice((3, 60))}
-        return cls(seed, swarm(rng), **sizes, **limits)
+        world = cls(seed, replace(swarm(rng), **forced), **sizes, **limits)
+        world.replay = "replay_swarm"
+        return world
 
     # -- Time and chance -------------------------------------------------------------------------------------------
 
@@ -107,12 +111,12 @@ class World:
 
     # -- The run ---------------------------------------------------------------------------------------------------
 
-    def run(self, storm_s=20.0, most_s=DRAIN_MOST_S):
+    def run(self, storm_s=20.0):
         self.storm_s = storm_s
         self._plan(storm_s)
         self.after(storm_s, self._calm_down)
         try:
-            self._go_on(most_s)
+            self._go_on(storm_s + self.drains_within_s)
             self._check_end()
         except Exception as problem:
             command = f"pytest tests/sim -k {self.replay} --seed {self.seed}"
