@@ -50,7 +50,10 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
     Raises BackupError, NotTrustedError if the copy is not whole, and what reading the database may raise.
     """
     with reports.reading(database):
-        central_id = Central.get().central_id
+        central = Central.get_or_none()
+    if central is None:
+        raise BackupError(f"{database} is still being made; try again")
+    central_id = central.central_id
     made_at_ms = clock_ms()
     target = _target(to, Path(database), f"central-{central_id}-", made_at_ms)
     part = target.with_name(f".{target.name}.part")
@@ -62,7 +65,7 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
                 verified = verify(part, tell)
                 part.replace(target)
             sync(target.parent)
-        except OSError as problem:
+        except (OSError, sqlite3.Error) as problem:
             raise BackupError(f"{target}: {problem}") from problem
         size_bytes, verified_at_ms = target.stat().st_size, clock_ms()
         with reports.writing(database):
@@ -73,17 +76,31 @@ def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], i
 
 @contextmanager
 def _own(part: Path) -> Iterator[None]:
-    """Make an empty file that is gone afterwards, unless it was renamed; only its owner may read what stores sold.
+    """Make an empty file that is gone after an error; only its owner may read what stores sold.
 
-    Its lock tells the next backup that this one still lives.
+    Its lock tells others that this backup still lives. Nothing is emptied that another one has just given its name.
     """
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _take(descriptor, part):
+        os.close(descriptor)
+        raise BackupError(f"another backup writes there: {part}")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
         yield
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
-        part.unlink(missing_ok=True)
+
+
+def _take(descriptor: int, part: Path) -> bool:
+    """Lock a part; False if another backup has it, or gave it its name before it was locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def sync(path: Path) -> None:
@@ -97,8 +114,9 @@ def sync(path: Path) -> None:
 
 def _target(to: Path, database: Path, prefix: str, at_ms: int) -> Path:
     if not to.is_dir():
-        if not to.parent.is_dir():
-            raise BackupError(f"there is no folder {to.parent}")
+        if not to.parent.is_dir() or not to.suffix:
+            missing = to.parent if to.suffix else to
+            raise BackupError(f"there is no folder {missing}; a file is named with an ending, as in backup.db")
         if to.exists() and to.samefile(database):
             raise BackupError(f"{to} is the database itself")
         return to.parent.resolve() / to.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def _failing() -> Iterator[None]:
         yield
     except _FAILURES as problem:
         raise fail(str(problem)) from problem
-    except pw.DatabaseError as problem:
+    except (pw.DatabaseError, sqlite3.Error) as problem:
         raise fail(f"the database refused ({problem}); nothing is noted, try again") from problem
 
 

@@ -13,6 +13,15 @@ class InUseError(Exception):
     """Somebody else has the database in use; the text says what to stop or to wait for."""
 
 
+def _opened(path: str) -> int:
+    """Open the file, making it first if there is none: whoever may only read the database shares it, too."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o644)
+
+
 class Lock:
     """Holds a database's lock until it is closed; the system takes it back from a process that dies.
 
@@ -21,7 +30,7 @@ class Lock:
 
     def __init__(self, database: Path | str, *, alone: bool = False) -> None:
         """Take the lock or raise InUseError; several may share it, unless one is to have it ``alone``."""
-        self._file: int | None = os.open(f"{database}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file: int | None = _opened(f"{database}.lock")
         try:
             fcntl.flock(self._file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:

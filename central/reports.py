@@ -38,8 +38,8 @@ class NoDatabaseError(Exception):
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Bind the models to the database for reading only."""
-    with _bound(path, "ro"):
+    """Bind the models to the database for reading only, as it is at one moment."""
+    with _bound(path, "ro") as database, database.atomic():
         yield
 
 
@@ -73,7 +73,9 @@ def _open(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
     except pw.DatabaseError as problem:
         database.close()
         raise NoDatabaseError(f"{path} cannot be read as central's database: {problem}") from problem
-    with database, database.bind_ctx(MODELS):
+    # Closed by hand: peewee's own `with database` begins a deferred transaction, in which a person's change fails at
+    # once when a worker commits between its first look and its first word, instead of waiting for its turn.
+    with closing(database), database.bind_ctx(MODELS):
         if done != len(MIGRATIONS):
             what_to_do = "restart `tillstream central run`" if done < len(MIGRATIONS) else "upgrade this program"
             raise NoDatabaseError(f"{path} has migration {done}, this version reads {len(MIGRATIONS)}: {what_to_do}")

@@ -195,7 +195,7 @@ def _tell_status(told: dict[str, Any]) -> str:
     lines = [
         f"till     {told['till_id']}: agent {told['agent']}, {link}",
         f"outbox   documents {told['oldest']}..{told['newest']} of stream {told['stream']}",
-        f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}",
+        f"stored   up to {told['stored']} at central {told['central_id'] or '(none heard yet)'}" + _tell_backup(told),
         f"unsent   {told['unsent']}" + _tell_age(told["oldest_unsent_age_s"]),
     ]
     if told["spooled"]:
@@ -217,6 +217,11 @@ def _tell_reader(reader: dict[str, Any]) -> list[str]:
     lines += [f"finding  {reader['name']}, {code}: {text}" for code, text in reader["findings"].items()]
     kept = reader["problems"].items()
     return lines + [f"finding  {reader['name']}, {field}: {count} values kept as they were" for field, count in kept]
+
+
+def _tell_backup(told: dict[str, Any]) -> str:
+    through = told.get("backed_up")
+    return "" if through is None else f", up to {through} in its newest backup"
 
 
 def _tell_age(age_s: float | None) -> str:

@@ -12,7 +12,7 @@ import click
 
 from wire.program import CONFIG_DIR, EXIT_FINDINGS, EXIT_NOT_REACHABLE
 
-from .asking import AgentDownError, ask, configured, fail
+from .asking import AgentDownError, ask, configured, fail, why
 from .config import EdgeConfig
 from .doctor import Facts
 
@@ -40,7 +40,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from .doctor import examine as judge
 
     config = configured(context)
-    if not config.outbox_path.exists():
+    try:
+        is_there = config.outbox_path.exists()
+    except OSError as problem:
+        raise fail(why(problem, config)) from problem
+    if not is_there:
         raise fail(f"there is no outbox at {config.outbox_path}: has the agent been started?", EXIT_NOT_REACHABLE)
     findings = judge(_gather(config, context.obj or CONFIG_DIR / "edge.toml"))
     click.echo(

@@ -303,6 +303,12 @@ class Outbox:
             self._backed_up = backed_up
         self._stored, self.central_id = min(through, self._newest), central_id
 
+    @property
+    def backed_up(self) -> int | None:
+        """Up to where central has this stream in a verified backup; None where it makes none."""
+        backed_up: int | None = self._backed_up
+        return backed_up
+
     def count_start(self) -> int:
         """Return how many times this outbox was put into service, this time included; durable."""
         self.starts += 1

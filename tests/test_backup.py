@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from central.lock import InUseError, Lock
 from central.verify import NotTrustedError, follow, verify
 from wire import chain
 
+ROOT = Path(__file__).parent.parent
 BAD = b'{"document_id":"bad"}'
 
 
@@ -119,7 +123,7 @@ def test_only_the_newest_backups_of_this_central_stay(store, path, folder):
     left, lives = (folder / f".central-{store.central_id}-{name}.db.part" for name in ("killed", "lives"))
     left.write_bytes(b"half")
     with lives.open("wb") as held:
-        backup.fcntl.flock(held, backup.fcntl.LOCK_EX)
+        fcntl.flock(held, fcntl.LOCK_EX)
         paths = [made_in(folder, path, 2, NOW_MS + number).path for number in range(4)]
 
     assert sorted(folder.glob("central-*.db")) == sorted(
@@ -147,7 +151,7 @@ def test_a_backup_to_a_file_replaces_that_file_and_nothing_else(store, path, fol
     assert sorted(one.name for one in folder.iterdir()) == ["mine.db", "other.db"]
 
 
-@pytest.mark.parametrize("to", ["nowhere/backup.db", "central.db"])
+@pytest.mark.parametrize("to", ["nowhere/backup.db", "nowhere", "central.db"])
 def test_a_backup_that_cannot_be_written_is_told_and_noted_nowhere(store, path, tmp_path, to):
     """No folder, or the database itself: nothing changes, and tills hear of no backup."""
     with pytest.raises(BackupError):
@@ -173,6 +177,39 @@ def test_no_backup_is_made_while_one_is_being_put_in_place(store, path, folder):
     assert run(path, "backup", "--to", folder).exit_code == 1
     lock.close()
     assert run(path, "backup", "--to", folder).exit_code == 0
+
+
+SMALL_FILES = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+
+
+def test_a_disk_that_fills_up_while_it_is_written_leaves_nothing_behind(store, path, folder):
+    """No more can be written than a part of it: exit code 1, one line, no file, and nothing is noted."""
+    arguments = ["tillstream", "central", "--database", str(path), "backup", "--to", str(folder)]
+    script = f"{SMALL_FILES}import sys; sys.argv = {arguments!r}; runpy.run_module('tillstream', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), done.stderr
+    assert list(folder.iterdir()) == []
+    assert store.backed_up() == BackedUp()
+
+
+def test_two_backups_to_one_file_do_not_write_into_each_other(store, path, folder):
+    """The second one is told; what the first one has just finished is never emptied."""
+    target = folder / "mine.db"
+    part = folder / ".mine.db.part"
+
+    def second(*_):
+        with pytest.raises(BackupError, match="another backup"):
+            backup.make(str(path), target, 1, "", lambda: NOW_MS, silent)
+
+    backup.make(str(path), target, 1, "", lambda: NOW_MS, second)
+    part.write_bytes(b"")
+    with pytest.MonkeyPatch.context() as late:
+        # The first one ends just when the second one locks it.
+        late.setattr(fcntl, "flock", lambda _, how: how & fcntl.LOCK_EX and part.replace(target))
+        with pytest.raises(BackupError, match="another backup"):
+            backup.make(str(path), target, 1, "", lambda: NOW_MS, silent)
+    assert list(folder.iterdir()) == [target]
 
 
 # -- Verifying ---------------------------------------------------------------------------------------------------------
@@ -305,3 +342,24 @@ def test_workers_share_the_database_and_a_restore_has_it_alone(path):
     alone.close()
     a_store(path).close()
     assert Path(f"{path}.lock").exists()
+
+
+# -- People's changes --------------------------------------------------------------------------------------------------
+
+
+def test_a_persons_change_waits_for_its_turn_between_a_workers_commits(store, path):
+    """It has the write lock from its beginning: what it has read cannot be overtaken, and it never fails for that."""
+    with reports.writing(str(path)):
+        other = sqlite3.connect(path, isolation_level=None, timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_a_report_is_of_one_moment(store, path):
+    """What a worker commits while a report is read is not in it: its figures agree with each other."""
+    with reports.reading(str(path)):
+        before = reports.status()["documents"]
+        store.ingest([a_parcel([a_sale("later")], before=[*some_sales(3, till_id=TILL), BAD])], {}, NOW_MS)
+        assert reports.status()["documents"] == before

@@ -234,6 +234,14 @@ def test_a_secret_that_everybody_may_read_is_found_and_one_that_is_not_there_is_
     assert found == [(), (), (str(secret),), (str(secret),)]
 
 
+@pytest.fixture(autouse=True)
+def a_local_disk(tmp_path, monkeypatch):
+    """Let the commands find a local disk wherever the tests run."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("1 0 8:1 / / rw - ext4 /dev/a rw\n")
+    monkeypatch.setattr("wire.examine.MOUNTS", mounts)
+
+
 # -- The commands ------------------------------------------------------------------------------------------------------
 
 

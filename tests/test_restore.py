@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from factories import CENTRAL, NOW_MS, TILL, a_parcel, a_store, a_stream, an_outbox, digest_of, some_sales
-from test_backup import run, silent
+from test_backup import ROOT, SMALL_FILES, run, silent
 
 from central import backup
 from central.batch import NewStream
@@ -121,6 +123,15 @@ def test_restoring_again_is_safe_and_raises_the_incarnation_again(path, copy):
     assert [facts(one.replaced)[1] for one in (first, second)] == [1, 2]
 
 
+def test_a_restore_can_be_taken_back(path, copy):
+    """What was kept is whole, and can be put back like a backup: nothing that was there is gone for good."""
+    kept = restore(path, copy, "", NOW_MS, silent).replaced
+    restore(path, kept, "by mistake", NOW_MS + 1, silent)
+
+    assert facts(path)[1:] == (3, 1, 6)
+    assert facts(kept)[3] == 6
+
+
 def test_a_database_that_was_killed_is_put_aside_with_what_its_log_held(path, copy, tmp_path):
     """The log of the old database is written into it: nothing of it is lost, and none of it gets into the new one."""
     store = a_store(path)
@@ -225,3 +236,15 @@ def test_a_backup_of_an_earlier_version_is_brought_up_to_date(path, tmp_path, mo
 
     with closing(a_store(path)) as store:
         assert (store.incarnation, store.backed_up().of(TILL, a_stream()), facts(path)[3]) == (2, 6, 6)
+
+
+def test_a_disk_that_fills_up_during_a_restore_changes_nothing(path, copy):
+    """No more can be written than a part of it: exit code 1, one line, the database as it was, no part left behind."""
+    before = path.read_bytes()
+    arguments = ["tillstream", "central", "--database", str(path), "restore", str(copy)]
+    script = f"{SMALL_FILES}import sys; sys.argv = {arguments!r}; runpy.run_module('tillstream', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False), done.stderr
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.restoring*")) + list(path.parent.glob("*.replaced-*"))
