@@ -66,6 +66,7 @@ class Collector:
             state = self._state(till, now)
             if mark and (state.mark is None or state.mark.stream == mark.stream):
                 state.mark = mark
+                self._heads.lie_below(state, mark.stream, mark.through)
         for till, head in heads:
             self._heads.take_up(self._state(till, now), head, now)
 
@@ -134,6 +135,7 @@ class Collector:
         state = self._state(till, now)
         if is_new:
             self._heads.drop_settled(till, state, settled, mark.stream)
+        self._heads.lie_below(state, mark.stream, mark.through)
         if head:  # Another doorbell may have come meanwhile, a clone's or a late one: that is asked about first.
             self._heads.hear(till, state, head, mark, now)
         if state.bell is None or state.bell.stream != mark.stream:
@@ -198,6 +200,8 @@ class Collector:
         state = self._state(outcome.till, now)
         state.is_silent = False
         self._count(outcome)
+        compared_from = outcome.after if outcome.kind == "advanced" else outcome.mark.through
+        self._heads.lie_below(state, outcome.mark.stream, compared_from)
         task = state.task if state.task and state.task.is_open else None
         answered = task if task and task.state == "requested" and task.task_id == outcome.task else None
         if outcome.kind == "unknown_stream":

@@ -70,8 +70,14 @@ class Heads:
             self._passed.append((till, head.stream, head.boot_id, head.newest))
         self._changed.discard((till, key))
 
+    def lie_below(self, state: TillState, stream: str, through: int) -> None:
+        """Note that the watermark came past these heads without this process comparing their digests."""
+        for key, (head, since) in state.heads.items():
+            if head.stream == stream and head.newest <= through and not head.below:
+                state.heads[key] = replace(head, below=True), since
+
     def drop_reached(self, till: str, state: TillState) -> None:
-        """Drop the heads that the watermark has reached; ingest has compared their digests."""
+        """Drop the heads that uploads have reached; ingest has compared their digests."""
         mark = state.mark
         for key, (head, _) in list(state.heads.items()):
             if mark and head.stream == mark.stream and head.newest <= mark.through and not head.below:

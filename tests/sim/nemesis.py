@@ -113,8 +113,8 @@ class Nemesis:
 
     def _forget(self, till, sold):
         """Forget what the POS had not been answered for: it was on that disk, and its ids may be given again."""
-        for given in till.unheard:
-            self.world.ledger.closed.discard(given)
+        self.world.ledger.closed.difference_update(till.unheard)
+        self.world.ledger.unowed.update(till.unheard)
         till.unheard = []
         if self.world.faults_drawn.reuses_ids:
             till.sold = sold

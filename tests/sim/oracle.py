@@ -35,8 +35,8 @@ class Ledger:
     """Everything that was closed, and every place in every history where it ever stood."""
 
     closed: set[bytes] = field(default_factory=set)
-    tampered: set[bytes] = field(default_factory=set)
-    """What somebody wrote into an outbox by hand: it may come to central, and nobody is owed it."""
+    unowed: set[bytes] = field(default_factory=set)
+    """What may come to central without a promise: never answered for, or written into an outbox by hand."""
     nodes: dict[bytes, tuple[bytes, str, str, int, bytes]] = field(default_factory=dict)
     """digest → previous digest, till, stream, number, document."""
     places: dict[bytes, list[tuple[str, str, int]]] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class OutboxWatch:
         self.believed = stored, central_id
         known = self.ledger.confirmed.get(central_id, set())
         for number, body in self.lineage.bodies.items():
-            if number <= stored and body not in known and body not in self.ledger.tampered:
+            if number <= stored and body not in known and body not in self.ledger.unowed:
                 raise InvariantError(f"{self.till} believes {number} stored, {central_id} never committed it")
 
     def edited(self, keeper, place, body):
@@ -100,7 +100,7 @@ class OutboxWatch:
         line.pruned, line.stream = start[0], start[2]
         line.newest, line.digest = rows[-1][:2] if rows else start[:2]
         if body:
-            self.ledger.tampered.add(body)
+            self.ledger.unowed.add(body)
             self.ledger.places.setdefault(body, []).append((self.till, line.stream, place))
 
     def _start(self, outbox):
@@ -121,7 +121,7 @@ class OutboxWatch:
         gone = [line.bodies.pop(number) for number in sorted(line.bodies) if number <= pruned]
         line.pruned = pruned
         line.forgotten |= set(gone)
-        gone = [body for body in gone if body not in self.ledger.tampered]
+        gone = [body for body in gone if body not in self.ledger.unowed]
         if any(self.ledger.appended_at.get(body, before) > before + 1 for body in gone):
             raise InvariantError(f"{self.till} pruned what was too young")
         known = self.ledger.confirmed.get(confirmed_by, set())
@@ -174,7 +174,7 @@ class DatabaseWatch:
         before: dict[tuple[str, str], int] = {}
         for number, till, stream, sequence, body in rows:
             self.last[table] = number
-            if body not in self.ledger.closed and body not in self.ledger.tampered:
+            if body not in self.ledger.closed and body not in self.ledger.unowed:
                 raise InvariantError(f"central holds {body[:60]!r}, which nobody closed")
             if body in self.bodies:
                 raise InvariantError(f"central holds {body[:60]!r} twice")
