@@ -7,7 +7,8 @@ come happens outside the slot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -15,27 +16,11 @@ from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillP
 
 from .batch import BackedUp, Heard, Mark, NewStream, OpenTask, Outcome
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
+from .counters import Counters
 from .debounce import Debounce
 from .heads import Heads, head_of
 from .till_state import Task, TillState, even_bell
 from .turns import BACKLOG, LIVE, REPEAT, URGENT, Alarms, Turns
-
-
-@dataclass(slots=True)
-class Counters:
-    """Health figures that central counts since its start."""
-
-    doorbells: int = 0
-    requests: int = 0
-    unanswered: int = 0
-    """Requests that the broker acknowledged and no answer followed: the most telling health figure there is."""
-    uploads: int = 0
-    documents: int = 0
-    repeated: int = 0
-    quarantined: int = 0
-    not_next: int = 0
-    bad_digests: int = 0
-    unasked: int = 0
 
 
 class Collector:
@@ -133,15 +118,22 @@ class Collector:
         return self._weigh(till, state, now)
 
     def on_stream_opened(
-        self, till: str, mark: Mark, now: float, *, is_new: bool, head: Heard | None = None
+        self,
+        till: str,
+        mark: Mark,
+        now: float,
+        *,
+        is_new: bool,
+        head: Heard | None = None,
+        settled: Sequence[Heard] = (),
     ) -> list[Command]:
         """Go on with the doorbell that named the stream, now that its row is known; ``head`` is what it promises.
 
-        ``is_new`` says that the row was made for it: what was heard of earlier streams was settled with it.
+        ``is_new`` says that the row was made for it: these heads of earlier streams were ``settled`` with it.
         """
         state = self._state(till, now)
         if is_new:
-            self._heads.drop_others(till, state, mark.stream)
+            self._heads.drop_settled(till, state, settled, mark.stream)
         if head:  # Another doorbell may have come meanwhile, a clone's or a late one: that is asked about first.
             self._heads.hear(till, state, head, mark, now)
         if state.bell is None or state.bell.stream != mark.stream:

@@ -6,6 +6,7 @@ Rule 2: what was settled within ``note_after_s`` never touches the disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from wire.messages import ReceiptClosed
@@ -82,10 +83,12 @@ class Heads:
         if bell and (key := (bell.stream, bell.boot_id)) in state.heads and state.heads[key][0].newest <= bell.newest:
             self.drop(till, state, key)  # A late doorbell of this boot says nothing of what it rang for since.
 
-    def drop_others(self, till: str, state: TillState, stream: str) -> None:
-        """Drop the heads of other streams than this one: the database settled them when it opened it."""
-        for key in [key for key in state.heads if key[0] != stream]:
-            self.drop(till, state, key)
+    def drop_settled(self, till: str, state: TillState, heads: Sequence[Heard], stream: str) -> None:
+        """Drop these heads of other streams than this one: the database settled them when it opened it."""
+        for head in heads:
+            key = head.stream, head.boot_id
+            if head.stream != stream and key in state.heads and state.heads[key][0] == head:
+                self.drop(till, state, key)
 
     def end(self, till: str, state: TillState, answered: Task) -> None:
         """Make gaps of what was rung for before a till was asked, and answered that it holds nothing more."""

@@ -181,12 +181,15 @@ class Subscriber:
         streams = [one for one in asked if (one.till, one.stream) not in refused]
         if not streams:
             return []
-        tills = {stream.till for stream in streams}
-        opened = self.store.open_streams(streams, self.collector.heard(tills), self._clock_ms())
+        heard = self.collector.heard({stream.till for stream in streams})
+        opened = self.store.open_streams(streams, heard, self._clock_ms())
         answers: list[Command] = []
-        for stream in streams:
-            mark, is_new = opened[stream.till, stream.stream]
-            answers += self.collector.on_stream_opened(stream.till, mark, now, is_new=is_new, head=stream.head)
+        for one in streams:
+            mark, is_new = opened[one.till, one.stream]
+            settled = heard.get(one.till, ())
+            answers += self.collector.on_stream_opened(
+                one.till, mark, now, is_new=is_new, head=one.head, settled=settled
+            )
         return answers
 
     def _may_open(self, till: str, stream: str, now: float) -> bool:

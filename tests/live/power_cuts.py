@@ -26,6 +26,8 @@ from wire import chain
 
 DISK_BYTES = 256 * 2**20
 WITHIN_S = 30
+UNSENT_MOST = 20
+"""Short queues: each cut looks at everything there is."""
 Cut = Callable[[Yard, LoopDisk, Random, Counter[str]], None]
 AFTER = (1, 15)
 """How many documents more are taken, or committed, before the next cut."""

@@ -58,7 +58,7 @@ def test_a_half_open_connection_is_noticed_and_made_anew(weather):
     assert is_in_order(running.settle()), running.logs()
 
 
-@pytest.mark.fault("F36", "F37")
+@pytest.mark.fault("F37")
 def test_a_link_that_refuses_and_then_crawls_brings_everything(weather):
     """Every connection is reset at once, then 4 kB a second with 50 ms of delay: all documents arrive, once."""
     running, proxy = weather

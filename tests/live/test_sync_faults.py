@@ -21,7 +21,7 @@ ENDS = [("fdatasync:error=EIO", 1), ("pwrite64:error=EIO", 1), ("fdatasync:signa
 pytestmark = pytest.mark.skipif(not can_trace(), reason="strace, which injects the faults, cannot be used here")
 
 
-@pytest.mark.fault("F01", "F06", "F10", "F26", "F39")
+@pytest.mark.fault("F01", "F06", "F10", "F26")
 @pytest.mark.parametrize(("call", "effect", "step"), EFFECTS)
 @pytest.mark.parametrize("life", EXAMINE)
 def test_an_end_at_any_sync_or_write_breaks_no_promise(life, call, effect, step, tmp_path):
