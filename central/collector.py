@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from random import Random
 from typing import Literal
 
@@ -246,7 +247,8 @@ class Collector:
     def next_deadline(self) -> float:
         """Return when ``on_tick`` is next needed."""
         due = (self._debounce.next_deadline(), self.turns.next_deadline(), self._sweep.next_deadline())
-        return min([self._note_at, *(at for at in due if at is not None)])
+        has_news = self._heads.has_news or self._changed_verified or self._changed_tasks
+        return min([self._note_at if has_news else inf, *(at for at in due if at is not None)])
 
     # -- Deciding --------------------------------------------------------------------------------------------------
 

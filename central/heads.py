@@ -111,6 +111,11 @@ class Heads:
                 self._gaps.append((till, head.stream, head.after + 1, head.newest, reason))
             self.drop(till, state, key)
 
+    @property
+    def has_news(self) -> bool:
+        """Say whether there is anything to write or to settle."""
+        return bool(self._changed or self._passed or self._gaps or self._doubted)
+
     def to_write(self, tills: dict[str, TillState], now: float) -> tuple[tuple[str, Heard], ...]:
         """Return the heads that are older than ``note_after_s`` and still open; they count as written."""
         old = now - self.limits.note_after_s

@@ -198,6 +198,8 @@ class Subscriber:
 
     def _take_put_off(self, now: float) -> list[Command]:
         """Take up what was put off and may be heard now: the newest of each."""
+        if now < min(self._rates.next_deadline(), self._new_streams.next_deadline()):
+            return []
         commands: list[Command] = []
         for received in self._rates.due(now):
             if (address := topics.parse(received.topic)) and address.till:

@@ -320,6 +320,7 @@ class TillNode(Node):
         self.watch = OutboxWatch(world.ledger, till)
         self.unheard = []
         self.sold = 0
+        self._seen = None
 
     def make(self):
         world = self.world
@@ -339,7 +340,7 @@ class TillNode(Node):
             rng=Random(world.rng.random()),
         )
         self.agent = Agent(self.config, self.outbox, core, self, self.clock_ms, self.automation, world.count)
-        self._upload = None
+        self._upload = self._seen = None
         self.agent.start(world.now)
         self.look()
         if self.unheard:
@@ -389,7 +390,7 @@ class TillNode(Node):
 
     def _take(self, event):
         if isinstance(event, Acknowledged) and self._upload and (event.generation, event.mid) == self._upload[:2]:
-            self._upload = None
+            self._upload = self._seen = None
         self.agent.handle(event, self.world.now)
         if len(self.agent._sent) > SENT_MAX:
             raise InvariantError(f"{self.till} has {len(self.agent._sent)} messages out")
@@ -405,7 +406,10 @@ class TillNode(Node):
         return self.agent.next_deadline()
 
     def look(self):
-        if self.is_running:
+        outbox = self.outbox if self.is_running else None
+        seen = outbox and (outbox._stream, outbox._newest, outbox._pruned, outbox._stored, outbox.central_id)
+        if outbox and seen != self._seen:
+            self._seen = seen
             retention_s = self.config.retention_days * 86_400
             # Two clocks that are wrong by the same jump agree, and of two machines with one name central hears one.
             ahead_s = max(0, self.world.central.clock_offset_ms / 1000)
