@@ -71,7 +71,7 @@ _PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND boot_id =
 _HEAR = (
     "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest,"
-    " after = excluded.after"
+    " after = excluded.after WHERE excluded.newest >= heard_head.newest"
 )
 _HELD = (
     "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence) VALUES (?, ?, ?, ?, ?)"

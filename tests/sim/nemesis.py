@@ -148,7 +148,7 @@ class Nemesis:
             return
         rows = till.memory.keeper.execute("SELECT sequence, body FROM document ORDER BY sequence").fetchall()
         self.world.count("outbox edited")
-        number, body = self.world.rng.choice(rows)
+        number, body = rows[-1] if self.world.rng.random() < 0.3 else self.world.rng.choice(rows)
         edited = None
         if self.world.rng.random() < 0.5:
             till.memory.keeper.execute("DELETE FROM document WHERE sequence = ?", (number,))

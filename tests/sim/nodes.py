@@ -328,7 +328,7 @@ class TillNode(Node):
         quick = {"ring_again_max_s": 120.0, "ring_again_s": 20.0, "presence_every_s": 10.0}
         quick = quick if world.faults.is_quick else {}
         limits = SypsLimits(
-            prune_every_s=3600.0 if world.faults.retains else 10.0,
+            prune_every_s=60.0 if world.faults.retains else 10.0,
             new_streams_per_hour=world.new_streams_per_hour,
             **quick,
         )

@@ -66,7 +66,7 @@ class OutboxWatch:
 
     def __init__(self, ledger, till):
         self.ledger, self.till, self.lineage = ledger, till, Lineage()
-        self.believed = 0, None
+        self.believed = None
 
     def look(self, outbox, backed_up, now, retention_s):
         """Take in what a step did to the outbox; ``backed_up`` is what pruning must be covered by, if anything."""
@@ -76,7 +76,9 @@ class OutboxWatch:
             self._start(outbox)
         elif outbox._newest != line.newest:
             self._grow(outbox)
-        if (outbox._stored, outbox.central_id) != self.believed:
+        belief = outbox._stored, outbox.central_id, outbox._stream, outbox._newest
+        if belief != self.believed:
+            self.believed = belief
             self._check_belief(outbox._stored, outbox.central_id)
         if outbox._pruned != line.pruned:
             self._prune(outbox._pruned, outbox.central_id, backed_up, now - retention_s)
@@ -85,7 +87,6 @@ class OutboxWatch:
 
     def _check_belief(self, stored, central_id):
         """Stored, for a till, is what its central has committed: at some time, for that may have lost it since."""
-        self.believed = stored, central_id
         known = self.ledger.confirmed.get(central_id, set())
         for number, body in self.lineage.bodies.items():
             if number <= stored and body not in known and body not in self.ledger.unowed:
