@@ -415,7 +415,8 @@ class TillNode(Node):
             ahead_s = max(0, self.world.central.clock_offset_ms / 1000)
             if sum(one.till == self.till for one in self.world.machines) > 1:
                 ahead_s = float("inf")
-            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s - ahead_s)
+            own_s = self.clock_offset_ms / 1000
+            self.watch.look(self.outbox, self.world.backed_up, self.world.now, retention_s - ahead_s, own_s)
 
     def fill_disk(self):
         """Leave no page to grow by: SQLite itself says no."""

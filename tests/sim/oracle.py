@@ -41,7 +41,7 @@ class Ledger:
     """digest → previous digest, till, stream, number, document."""
     places: dict[bytes, list[tuple[str, str, int]]] = field(default_factory=dict)
     appended_at: dict[bytes, float] = field(default_factory=dict)
-    """When a document first stood in an outbox, in true seconds."""
+    """When a document first stood in an outbox, in true seconds; earlier if its till's clock was behind."""
     confirmed: dict[str, set[bytes]] = field(default_factory=dict)
     """What a database of this name has ever committed, by central_id."""
 
@@ -68,9 +68,9 @@ class OutboxWatch:
         self.ledger, self.till, self.lineage = ledger, till, Lineage()
         self.believed = None
 
-    def look(self, outbox, backed_up, now, retention_s):
+    def look(self, outbox, backed_up, now, retention_s, clock_ahead_s):
         """Take in what a step did to the outbox; ``backed_up`` is what pruning must be covered by, if anything."""
-        self.now = now
+        self.labelled_at = now + min(0.0, clock_ahead_s)
         line = self.lineage
         if outbox._stream != line.stream:
             self._start(outbox)
@@ -115,7 +115,7 @@ class OutboxWatch:
         for (body,) in outbox._connection.execute(
             "SELECT body FROM document WHERE sequence > ? ORDER BY sequence", (line.newest,)
         ):
-            self.ledger.grow(self.till, line, body, self.now)
+            self.ledger.grow(self.till, line, body, self.labelled_at)
 
     def _prune(self, pruned, confirmed_by, backed_up, before):
         line = self.lineage

@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from faults import Faults
+from storm import Weathered, until
 from world import World
 
 SEEDS_PER_TEST = 25
-GATE_SEEDS = 200
+PLAIN_SEEDS = 100
+STORMS, FAULTS_A_STORM = 20, 52_000
+"""Together more than a million injected faults, each time the same ones."""
+TWICE = 50
+KEPT = [line.split(maxsplit=1) for line in (Path(__file__).parent / "seeds.txt").read_text("utf-8").splitlines()
+        if line and not line.startswith("#")]  # fmt: skip
 
 
-@pytest.mark.parametrize("block", range(GATE_SEEDS // SEEDS_PER_TEST))
+@pytest.mark.parametrize("block", range(PLAIN_SEEDS // SEEDS_PER_TEST))
 def test_everything_closed_is_stored_once_under_every_fault(block):
     """Four tills, a quarter of all messages lost, a fifth repeated, both sides crashing: each document stored once."""
     for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
         World(seed).run()
 
 
+@pytest.mark.fault("F14", "F15")
+@pytest.mark.parametrize("storm", range(STORMS))
+def test_a_million_faults_lose_double_and_hide_nothing(storm):
+    """Swarms of all faults: what was closed is stored once, or a gap shows it, or nobody could ever hear of it."""
+    for weathered in until(Weathered(), FAULTS_A_STORM, 100_000 * (storm + 1)):
+        assert weathered.failures == []
+    assert weathered.faults >= FAULTS_A_STORM
+    print(f"{weathered.runs} runs, {weathered.faults} faults")
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=" ".join)
+def test_a_run_that_once_failed_passes(kept):
+    """Seeds that broke a promise are kept; their runs change with the code, and are runs like any other then."""
+    seed, *forced = kept
+    World.swarm(int(seed), **(json.loads(forced[0]) if forced else {})).run()
+
+
+TRACE = """
+import logging, sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/sim"]
+logging.disable(logging.CRITICAL)
+from world import World
+for seed in range({seeds}):
+    print(World.swarm(seed).run().trace.hexdigest())
+"""
+
+
 def test_the_same_seed_gives_the_same_run():
-    """A run depends on its seed and on nothing else, so that a failure can be replayed."""
-    first, second = World(4711).run(), World(4711).run()
+    """A run depends on its seed and on nothing else, not on the order of a set: each runs in two other processes."""
+    script = TRACE.format(root=str(Path(__file__).parents[2]), seeds=TWICE)
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )
+        for hash_seed in ("1", "2")
+    ]
+    first, second = (program.communicate()[0].splitlines() for program in programs)
 
-    assert first.trace.hexdigest() == second.trace.hexdigest()
-    assert first.steps == second.steps
-
-
-def test_other_seeds_give_other_runs():
-    """The trace really looks at the run: it differs where the runs do."""
-    assert World(1).run().trace.hexdigest() != World(2).run().trace.hexdigest()
+    assert len(first) == len(set(first)) == TWICE
+    assert first == second
 
 
 def test_a_calm_network_needs_few_messages():
