@@ -151,6 +151,8 @@ class Syps:
     """
     _incarnation: int | None = None
     _ring_out: bool = False
+    _ring_out_until: float = 0.0
+    """A broker that acknowledges nothing must not silence a till for ever."""
     _ring_wanted: bool = False
     _urgent: bool = False
     _rung_newest: int = 0
@@ -199,7 +201,7 @@ class Syps:
         self._urgent = self._urgent or urgent
         if not self._connected:
             return []
-        if self._ring_out:
+        if self._ring_out and now < self._ring_out_until:
             self._ring_wanted = True
             return []
         return self._ring(now)
@@ -229,7 +231,7 @@ class Syps:
         if request.reason != "repeat" and self.own_central in (None, request.central_id):
             self._ring_again_at, self._ring_wait_s = None, 0.0
         if request.stream != head.stream:
-            return self._ring(now)
+            return self.on_ring_asked(now)
         if request.reason == "repeat":
             return self._send_again(request, now)
         if request.reason == "new_stream" or held is None or held != request.digest:
@@ -246,14 +248,14 @@ class Syps:
         if stored.stream != head.stream:
             return []
         if held is None or held != stored.digest:
-            return self._ring(now)
+            return self.on_ring_asked(now)
         self.unconfirmed = 0
         return self._confirm(stored.through, stored.central_id, stored.backed_up, now, keeps=stored.keep)
 
     def _send_again(self, request: UploadRequest, now: float) -> list[Command]:
         """Repeat a range as far as it is retained; this proves nothing to either side, so nothing counts as stored."""
         if request.through is None or request.through > self.head.newest:
-            return self._ring(now)
+            return self.on_ring_asked(now)
         again = structs.replace(request, after=max(request.after, self.head.oldest - 1))
         return [] if self._must_wait(again, now) else [SendSales(again)]
 
@@ -314,6 +316,7 @@ class Syps:
         message = doorbell(self.head, self.boot_id, urgent=self._urgent)
         self.counters.rung += 1
         self._ring_out, self._ring_wanted, self._urgent, self._rung_newest = True, False, False, self.head.newest
+        self._ring_out_until = now + self.limits.answer_timeout_s
         self._wait_for_request(now)
         return [Ring(message)]
 

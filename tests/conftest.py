@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fault_table import CASES
 from hypothesis import settings
 
 # The gate draws the same examples each time; `--hypothesis-profile=search` looks for new ones.
@@ -19,6 +20,22 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=4711, help="the simulated run that test_replay replays")
 
 
+def pytest_collection_modifyitems(items):
+    """Let each report carry the fault cases of its test, so that it is known which were seen to hold."""
+    for item in items:
+        cases = [case for mark in item.iter_markers("fault") for case in mark.args]
+        item.user_properties.append(("fault", cases))
+
+
+def uncovered(terminalreporter):
+    """Return the fault cases that no test of this run held, or that one of them broke."""
+    held, broken = set(), set()
+    for outcome, cases in (("passed", held), ("failed", broken)):
+        for report in terminalreporter.stats.get(outcome, []):
+            cases.update(*(value for name, value in report.user_properties if name == "fault"))
+    return sorted(set(CASES) - (held - broken))
+
+
 def expected_skips():
     lines = EXPECTED_SKIPS.read_text("utf-8").splitlines()
     return {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
@@ -26,6 +43,10 @@ def expected_skips():
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """Name what was skipped; under TILLSTREAM_ALL=1 an unexpected skip fails the run."""
+    if os.environ.get("TILLSTREAM_ALL") and (missing := uncovered(terminalreporter)):
+        terminalreporter.section("fault cases that no test held", red=True)
+        terminalreporter.line(" ".join(missing))
+        terminalreporter._session.exitstatus = 1
     skipped = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
     unexpected = sorted(skipped - expected_skips())
     if unexpected and os.environ.get("TILLSTREAM_ALL"):

@@ -39,7 +39,7 @@ BATCH_MAX = 500
 RETENTION_S = 35 * 86_400
 DURABLE_AFTER_S = 3.0
 ANSWER_TIMEOUT_S = SypsLimits().answer_timeout_s
-SENT_MAX, QUEUED_MAX = 1000, 10_000
+SENT_MAX, QUEUED_MAX = 64, 10_000
 """Bounds that a run must keep: messages of a till without PUBACK, and events that wait at central."""
 _names = count()
 

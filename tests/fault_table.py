@@ -1,0 +1,61 @@
+"""Knows which test covers which fault case: from the marks in the tests to the table in docs/reliability.md.
+
+``python tests/fault_table.py`` writes the table's last column anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "reliability.md"
+CASES = tuple(f"F{number:02}" for number in range(1, 46))
+ROW = re.compile(r"^\| (F\d\d) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+
+
+def marked() -> dict[str, list[str]]:
+    """Return the tests that name each case, as ``file: test``."""
+    found: dict[str, list[str]] = {case: [] for case in CASES}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                for case in _cases_of(node):
+                    found[case].append(f"{path.stem}: {node.name}")
+    return found
+
+
+def _cases_of(node: ast.FunctionDef) -> list[str]:
+    marks = [one for one in node.decorator_list if isinstance(one, ast.Call)]
+    return [
+        argument.value
+        for mark in marks
+        if isinstance(mark.func, ast.Attribute) and mark.func.attr == "fault"
+        for argument in mark.args
+    ]
+
+
+def told(tests: list[str]) -> str:
+    """Return a cell: the tests by file, their names without the word that all begin with."""
+    by_file: dict[str, list[str]] = {}
+    for test in tests:
+        file, _, name = test.partition(": ")
+        by_file.setdefault(file, []).append(name.removeprefix("test_"))
+    return "; ".join(f"`{file}`: {', '.join(names)}" for file, names in by_file.items())
+
+
+def table() -> dict[str, str]:
+    """Return the last column of the table as it stands in the page."""
+    return {case: cell for case, _, cell in ROW.findall(PAGE.read_text("utf-8"))}
+
+
+def main() -> None:
+    """Write the last column anew."""
+    found = marked()
+    text = ROW.sub(lambda row: f"| {row[1]} | {row[2]} | {told(found[row[1]])} |", PAGE.read_text("utf-8"))
+    PAGE.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
