@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: demo test lint baskets bench clean
+.PHONY: demo test lint baskets bench prove clean
 
 demo: $(VENV)/.demo ## A broker, central and 20 tills on this machine, and a proof (ARGS="--chaos").
 	$(BIN)/tillstream demo $(ARGS)
@@ -23,6 +23,9 @@ baskets: $(VENV)/.demo ## Install the grocery baskets that `tillstream demo --ba
 
 bench: $(VENV)/.dev ## Print every figure beside its limit, measured in the same run.
 	$(BIN)/python bench/run.py $(ARGS)
+
+prove: $(VENV)/.dev ## Every proof at length, about two hours (ARGS="--part simulator --scale 0.01"); writes proof.json.
+	$(BIN)/python tests/prove.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -12,7 +12,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"
 CASES = tuple(f"F{number:02}" for number in range(1, 46))
-ROW = re.compile(r"^\| (F\d\d) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (F\d\d) \| (.*?) \|(.*?)\|$", re.MULTILINE)
 
 
 def marked() -> dict[str, list[str]]:
@@ -47,7 +47,7 @@ def told(tests: list[str]) -> str:
 
 def table() -> dict[str, str]:
     """Return the last column of the table as it stands in the page."""
-    return {case: cell for case, _, cell in ROW.findall(PAGE.read_text("utf-8"))}
+    return {case: cell.strip() for case, _, cell in ROW.findall(PAGE.read_text("utf-8"))}
 
 
 def main() -> None:
