@@ -216,6 +216,18 @@ def test_pruning_waits_for_the_tills_own_central(till):
     assert till.outbox.head().oldest == 4
 
 
+@pytest.mark.fault("F27")
+def test_a_request_for_a_row_that_is_gone_starts_a_new_stream(till):
+    """Whoever deleted it by hand: the agent lives, says so, and sends what it holds."""
+    bodies = filled(till.outbox, 3)
+    till.outbox._connection.execute("DELETE FROM document WHERE sequence = 2")
+    receive(till, a_request(1, digest_of(bodies[:1])))
+
+    bell = bells(till)[-1]
+    assert (a_stream(2), 2) == (bell.stream, bell.newest)
+    assert [(3, 3)] == [(one.pruned, one.newest) for one in bell.previous]
+
+
 @pytest.mark.fault("F17", "F18")
 def test_nothing_is_forgotten_by_a_clock_that_is_wrong(till):
     """Central says so, or the time of day has just run away from the monotonic clock: central has to see it first."""

@@ -323,6 +323,70 @@ def test_a_new_stream_renumbers_what_is_retained_in_order_under_a_new_chain(open
     assert one.append("d11", b"next", NOW_MS).sequence == 8
 
 
+@pytest.mark.parametrize(
+    "edit", ["DELETE FROM document WHERE sequence = 4", "UPDATE document SET body = 'x' WHERE sequence = 4"]
+)
+def test_a_new_stream_owns_up_to_rows_that_were_edited(outbox, edit):
+    """Up to the last place where the old chain does not hold nothing is vouched for."""
+    filled(outbox, 6)
+    outbox._connection.execute(edit)
+    outbox.start_stream(2)
+
+    (old,) = outbox.head().previous
+    broken = 5 if "DELETE" in edit else 4
+    assert (broken, 6, 2) == (old.pruned, old.newest, old.agreed)
+
+
+def test_a_row_that_is_gone_ends_what_is_read(outbox):
+    """What follows a hole would go under wrong numbers."""
+    bodies = filled(outbox, 5)
+    outbox._connection.execute("DELETE FROM document WHERE sequence = 3")
+
+    assert outbox.read_after(0, 10, 10**6) == bodies[:2]
+    assert outbox.read_after(2, 10, 10**6) == []
+
+
+def test_numbers_whose_rows_are_gone_no_longer_count_as_stored(opened, path):
+    """They will be given out again, to documents that central does not have."""
+    outbox = opened(path)
+    filled(outbox, 5)
+    outbox.mark_stored(5, CENTRAL, None)
+    outbox.save()
+    outbox._connection.execute("DELETE FROM document WHERE sequence = 5")
+    outbox.close()
+
+    assert opened(path).head().stored == 4
+
+
+def test_the_digest_of_a_forgotten_document_is_still_known(outbox):
+    """Central is told it when the histories part, and can see whether it holds the same."""
+    bodies = filled(outbox, 6)
+    outbox.mark_stored(6, CENTRAL, None)
+    outbox.prune(NOW_MS + 5)
+    outbox.start_stream(2)
+
+    (old,) = outbox.head().previous
+    assert (old.pruned, old.agreed, old.agreed_digest) == (4, 2, digest_of(bodies[:2]))
+    assert outbox._connection.execute("SELECT count(*) FROM forgotten").fetchone() == (0,)
+
+
+@pytest.mark.fault("F41")
+def test_an_outbox_of_the_first_version_is_brought_up_to_date(opened, path):
+    """It keeps its documents, its stream and the streams that it took over."""
+    outbox = opened(path)
+    bodies = filled(outbox, 3)
+    outbox.start_stream(0)
+    outbox.close()
+    old = sqlite3.connect(path)
+    old.executescript("DROP TABLE forgotten; ALTER TABLE previous DROP COLUMN agreed;"
+                      " ALTER TABLE previous DROP COLUMN agreed_digest; PRAGMA user_version = 1")  # fmt: skip
+    old.close()
+
+    again = opened(path)
+    assert is_whole(again, a_stream(2), bodies)
+    assert [(a_stream(), 3)] == [(one.stream, one.newest) for one in again.head().previous]
+
+
 def test_a_document_is_known_again_in_the_new_stream(outbox):
     """Idempotency is by id and bytes, and goes along."""
     filled(outbox, 5)

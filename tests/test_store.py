@@ -312,6 +312,66 @@ def test_a_stream_that_took_over_exactly_what_was_rung_for_leaves_no_gap(store):
     assert (gaps(store), store.heard_heads(0)) == ([], [])
 
 
+def test_a_taken_over_head_goes_on_as_the_new_streams_head_at_once(store):
+    """In the same transaction: a central that ends right after it has forgotten no promise."""
+    opened(store)
+    rung = head(5, b"5" * 16)
+    store.note(NOW_MS, heads=[(TILL, rung)])
+    history = History(stream=a_stream(), newest=5, digest=b"5" * 16)
+    new = head(5, b"n" * 16, stream=a_stream(2), written=False, after=4)
+    store.open_streams([NewStream(TILL, a_stream(2), (history,), new)], {TILL: (rung,)}, NOW_MS)
+
+    assert [(a_stream(2), 5, 0)] == [(one.stream, one.newest, one.after) for _, one in store.heard_heads(NOW_MS)]
+
+
+def test_what_was_pruned_is_held_only_if_the_documents_make_its_digest(store):
+    """Central has three documents under these numbers; of a clone's three the digest is another one."""
+    bodies = some_sales(4)
+    opened(store)
+    store.ingest([a_parcel(bodies)], {}, NOW_MS)
+    ours, other = digest_of(bodies[:3]), digest_of(some_sales(3, first=7))
+    for stream, agreed_digest in ((a_stream(2), ours), (a_stream(3), other)):
+        history = History(
+            stream=a_stream(), pruned=3, newest=9, digest=b"9" * 16, agreed=3, agreed_digest=agreed_digest
+        )
+        opened(store, stream=stream, previous=(history,))
+
+    assert [(a_stream(), 1, 3)] == gaps(store)
+
+
+def test_a_history_is_followed_through_documents_that_stand_under_older_numbers(store):
+    """Renumbered documents are noted with where they stand, so that the new stream's chain can be worked out."""
+    bodies = some_sales(3)
+    opened(store)
+    store.ingest([a_parcel(bodies)], {}, NOW_MS)
+    opened(store, stream=a_stream(2))
+    store.ingest([a_parcel([*bodies, a_sale("new")], stream=a_stream(2))], {}, NOW_MS)
+
+    assert store._digest_at(TILL, a_stream(2), 3) == digest_of(bodies, a_stream(2))
+    store.database.execute_sql("DELETE FROM document WHERE document_id = 'd2'")
+    assert store._digest_at(TILL, a_stream(2), 3) is None
+
+
+def test_a_head_that_another_process_passed_is_settled_by_the_documents(store):
+    """Two processes with one number: what one heard and the other came past is held, or a gap."""
+    bodies = some_sales(3)
+    opened(store)
+    held, replaced = head(2, digest_of(bodies[:2]), boot="a"), head(2, b"x" * 16, boot="b", after=1)
+    store.note(NOW_MS, heads=[(TILL, held), (TILL, replaced)])
+    store.ingest([a_parcel(bodies)], {}, NOW_MS)
+
+    assert store.heard_heads(NOW_MS) == []
+    assert [(a_stream(), 2, 2)] == gaps(store)
+
+
+def test_no_process_lowers_a_head_that_another_one_has_written(store):
+    """Between them a boot's doorbells only grow."""
+    store.note(NOW_MS, heads=[(TILL, head(9, b"9" * 16))])
+    store.note(NOW_MS, heads=[(TILL, head(4, b"4" * 16))])
+
+    assert [9] == [one.newest for _, one in store.heard_heads(NOW_MS)]
+
+
 @pytest.mark.parametrize(
     "ended",
     [None, (4, b"5" * 16), (6, b"5" * 16), (5, b"x" * 16)],

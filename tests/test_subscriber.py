@@ -65,6 +65,22 @@ class Central:
         return other
 
 
+@pytest.mark.fault("F30")
+def test_what_another_process_wrote_is_seen_at_the_next_connect(on_disk, path):
+    """Two centrals with one number throw each other out; each goes on with the rows as they are."""
+    bodies = some_sales(3)
+    on_disk.shell.handle_all([on_disk.bell(3, digest=digest_of(bodies))], 0.0)
+    other = Central(path)
+    other.shell.handle_all([other.bell(3, digest=digest_of(bodies))], 0.0)
+    other.shell.handle_all([other.sales(bodies)], 0.1)
+    other.store.close()
+
+    on_disk.shell.handle_all([Disconnected(1, "taken over"), Connected(2)], 0.2)
+    on_disk.shell.tick(10.0)
+    requests, _ = on_disk.said_to()
+    assert [3] == [one.after for one in requests]
+
+
 @pytest.fixture
 def central():
     """Return a central over a database in memory."""

@@ -65,6 +65,17 @@ def test_where_automation_does_not_ring_a_document_waits_unless_it_is_urgent():
     assert rings(syps.on_ring_asked(2))[0].newest == 7
 
 
+def test_requests_of_another_stream_that_come_many_times_ring_once():
+    """A broker that repeats itself must not make the till do so; one that acknowledges nothing does not silence it."""
+    syps = connected(5)
+    first = [ring for _ in range(50) for ring in rings(ask(syps, stream=a_stream(2), now=1))]
+    assert len(first) == 1
+
+    assert len(rings(ask(syps, stream=a_stream(2), now=62))) == 1
+    syps.on_acknowledged("ring", 63)
+    assert len(rings(ask(syps, stream=a_stream(2), now=64))) == 1
+
+
 def test_one_doorbell_is_in_flight_and_what_is_asked_meanwhile_becomes_one_more():
     """A hundred receipts while the broker is slow are two doorbells: the first, and the newest."""
     syps = connected(0)
