@@ -144,8 +144,8 @@ PARTS = {
     part.__name__: part for part in (simulator, kills, outbox_power_cuts, central_power_cuts, cut_connections, fuzz)
 }
 BAD = (
-    "lost", "doubled", "gaps", "failures", "acknowledged and gone", "promised and not kept", "not whole", "broken chains",
-    "watermarks without documents",
+    "lost", "doubled", "gaps", "failures", "acknowledged and gone", "promised and not kept", "not whole",
+    "broken chains", "watermarks without documents",
 )  # fmt: skip
 
 
