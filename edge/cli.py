@@ -27,6 +27,7 @@ from .carriage_cli import confirm, export
 from .config import EdgeConfig
 from .doctor_cli import doctor
 from .intake_cli import intake
+from .repair_cli import repair
 
 
 @click.group()
@@ -45,7 +46,7 @@ def edge(context: click.Context, path: Path | None) -> None:
     context.obj = path
 
 
-for group in (actions, macros, events, enable, intake, export, confirm, doctor):
+for group in (actions, macros, events, enable, intake, export, confirm, doctor, repair):
     edge.add_command(group)
 
 
@@ -58,6 +59,7 @@ def run(context: click.Context) -> None:
     import peewee as pw
 
     from .outbox import OutboxBusyError, OutboxUnsafeError
+    from .salvage import suspect
     from .service import log
     from .service import run as run_agent
 
@@ -65,10 +67,14 @@ def run(context: click.Context) -> None:
     log_to_stderr(config.log_level)
     try:
         run_agent(config)
-    except (ConfigError, OutboxBusyError, OutboxUnsafeError) as problem:
+    except OutboxUnsafeError as problem:
+        suspect(config.outbox_path)
+        raise fail(str(problem)) from problem
+    except (ConfigError, OutboxBusyError) as problem:
         raise fail(str(problem)) from problem
     except (pw.DatabaseError, sqlite3.DatabaseError) as problem:
         if is_disk_failure(problem):
+            suspect(config.outbox_path)
             end_at_once(log, problem)
         raise
 

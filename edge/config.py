@@ -61,6 +61,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spool_batch_documents: Annotated[int, Meta(ge=1, le=10_000)] = 100
     aside_limit_bytes: Bytes = 256 * 2**20
     outbox_limit_bytes: Annotated[int, Meta(ge=2**20, le=2**46)] = 2 * 2**30
+    outbox_check_limit_bytes: Annotated[int, Meta(ge=0, le=2**46)] = 64 * 2**20
+    """An outbox up to this size is looked through whole at each start of the agent."""
     ballast_bytes: Annotated[int, Meta(ge=0, le=2**34)] = 8 * 2**20
     scripts_dirs: Annotated[tuple[AbsolutePath, ...], Meta(max_length=16)] = (
         "/usr/lib/tillstream/scripts",

@@ -21,7 +21,7 @@ import peewee as pw
 
 from wire import chain
 from wire.messages import HISTORIES_MAX, History
-from wire.program import is_disk_failure
+from wire.program import is_damage, is_disk_failure
 
 from .syps import Head
 
@@ -96,6 +96,22 @@ _UNSENT = (
 )
 
 
+def hold(path: Path) -> IO[bytes]:
+    """Take the outbox for this process, until what is returned is closed; makes an empty file if there is none.
+
+    Raises OutboxBusyError if another process has it.
+    """
+    lock = path.with_suffix(".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OutboxBusyError(f"{path} is open in another process") from None
+    # What a store sold is nobody else's business; SQLite gives its other files the mode of this one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return lock
+
+
 class Outbox:
     """The outbox of one till. Used by one thread only."""
 
@@ -107,7 +123,7 @@ class Outbox:
         is_memory = path == MEMORY or "mode=memory" in str(path)
         self._path = None if is_memory else Path(path)
         self._limits, self._make_stream = limits, make_stream
-        self._lock = self._lock_file()
+        self._lock = hold(self._path) if self._path else None
         self.database = pw.SqliteDatabase(str(path), pragmas=self._pragmas(), uri=str(path).startswith("file:"))
         try:
             self.database.connect()
@@ -117,7 +133,7 @@ class Outbox:
             self._make_tables()
             self._load()
         except BaseException as problem:
-            if not is_disk_failure(problem):  # Closing would write.
+            if is_damage(problem) or not is_disk_failure(problem):  # Closing would write.
                 self._let_go()
             raise
         self._keep_ballast()
@@ -149,19 +165,6 @@ class Outbox:
                 self.make_room()
             else:
                 return
-
-    def _lock_file(self) -> IO[bytes] | None:
-        if self._path is None:
-            return None
-        lock = self._path.with_suffix(".lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise OutboxBusyError(f"{self._path} is open in another process") from None
-        # What a store sold is nobody else's business; SQLite gives its other files the mode of this one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return lock
 
     def _make_tables(self) -> None:
         """Make a new outbox with the first stream, all at once; refuse one that a newer version has made."""

@@ -28,6 +28,8 @@ class Facts:
     """The sources that documents do not come in from, by name."""
     forks_refused: int = 0
     """How often central's history was another one and no new stream was started: too many were."""
+    is_outbox_damaged: bool = False
+    """It was, and what is left of it lies beside the one that was made of it."""
     settings_error: str = ""
     automation_error: str = ""
 
@@ -73,6 +75,8 @@ def _troubles(facts: Facts) -> Iterator[Reason]:
         yield Reason("intake_failing", None, ", ".join(facts.intake_troubles))
     if facts.forks_refused:
         yield Reason("history_forked")
+    if facts.is_outbox_damaged:
+        yield Reason("outbox_damaged")
     if facts.settings_error:
         yield Reason("settings_refused", None, facts.settings_error)
     if facts.automation_error:

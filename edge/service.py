@@ -25,7 +25,7 @@ from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 
-from . import carriage
+from . import carriage, salvage
 from .agent import Agent, AsideFullError
 from .automation import TillAutomation
 from .cashier import CashierFile
@@ -68,11 +68,24 @@ def make_document_id() -> str:
 def open_outbox(config: EdgeConfig) -> Outbox:
     """Open the till's outbox, making its folder first; raises OutboxUnsafeError, or OutboxBusyError."""
     Path(config.state_dir).mkdir(parents=True, exist_ok=True)
-    limits = OutboxLimits(config.outbox_limit_bytes, config.ballast_bytes)
     try:
-        return Outbox(config.outbox_path, limits, random_name)
+        return Outbox(config.outbox_path, outbox_limits(config), random_name)
     except (sqlite3.DatabaseError, pw.DatabaseError) as problem:
-        raise OutboxUnsafeError(f"{config.outbox_path} cannot be used: {problem}; tillstream edge doctor") from problem
+        raise OutboxUnsafeError(f"{config.outbox_path} cannot be used: {problem}; tillstream edge repair") from problem
+
+
+def outbox_limits(config: EdgeConfig) -> OutboxLimits:
+    """Return the bounds of the outbox on disk."""
+    return OutboxLimits(config.outbox_limit_bytes, config.ballast_bytes)
+
+
+def mend_outbox(config: EdgeConfig) -> None:
+    """Salvage the outbox if it is damaged, before the agent opens it."""
+    Path(config.state_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        salvage.mend(config.outbox_path, outbox_limits(config), random_name, config.outbox_check_limit_bytes)
+    except (sqlite3.DatabaseError, pw.DatabaseError) as problem:
+        raise OutboxUnsafeError(f"{config.outbox_path} cannot be looked at: {problem}") from problem
 
 
 def open_outbox_patiently(config: EdgeConfig, within_s: float = 10.0) -> Outbox:
@@ -80,6 +93,7 @@ def open_outbox_patiently(config: EdgeConfig, within_s: float = 10.0) -> Outbox:
     deadline = time.monotonic() + within_s
     while True:
         try:
+            mend_outbox(config)
             return open_outbox(config)
         except OutboxBusyError:
             if time.monotonic() >= deadline:

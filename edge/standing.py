@@ -25,6 +25,7 @@ from .config import EdgeConfig
 from .intake import folder
 from .outbox import Outbox
 from .reasons import Facts, Lasting, reason_of, troubles_of
+from .salvage import damaged_files
 from .syps import Syps
 
 LOOK_EVERY_S = 1.0
@@ -125,6 +126,7 @@ class Standing:
             is_outbox_full=self.is_outbox_full,
             intake_troubles=tuple(sorted(self._intake.troubles())) if self._intake else (),
             forks_refused=self._syps.forks_refused,
+            is_outbox_damaged=bool(damaged_files(self._config.outbox_path)),
             settings_error=self._automation.settings_error,
             automation_error=self.automation_error,
         )

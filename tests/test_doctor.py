@@ -360,6 +360,6 @@ def test_an_outbox_of_a_newer_version_or_a_damaged_one_is_told_by_doctor_run_and
     assert found_by(at(edge, **keys))["schema"] == "error"
 
     path.write_bytes(b"\xff" * 5000)
-    done = CliRunner().invoke(edge, ["run"], env=environment)
-    assert (done.exit_code, "edge doctor" in done.stderr) == (1, True)
+    done = CliRunner().invoke(edge, ["status"], env=environment)
+    assert (done.exit_code, "edge repair" in done.stderr) == (1, True)
     assert found_by(at(edge, **keys))["integrity"] == "error"

@@ -201,6 +201,7 @@ def masked(problem):
         (sqlite3.SQLITE_IOERR_FSYNC, True),
         (sqlite3.SQLITE_IOERR_WRITE, True),
         (sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.SQLITE_NOTADB, True),
         (sqlite3.SQLITE_FULL, False),
         (sqlite3.SQLITE_BUSY, False),
     ],

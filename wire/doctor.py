@@ -66,8 +66,8 @@ _CHECKS = (
     Check(
         "integrity", "both",
         "The database is damaged or cannot be read: {detail}",
-        "Stop the program and copy the file away first. At central restore the newest backup; a till starts with a new"
-        " outbox, and central shows what never came.",
+        "Stop the program and copy the file away first. At central restore the newest backup; on a till run edge"
+        " repair: what can be read goes on, and central shows what is lost.",
     ),
     Check(
         "schema", "both",

@@ -152,7 +152,8 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, stop_soon)
 
 
-_DISK_FAILURES = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DISK_FAILURES = (sqlite3.SQLITE_IOERR, *_DAMAGE)
 
 
 def is_disk_failure(problem: BaseException) -> bool:
@@ -160,9 +161,18 @@ def is_disk_failure(problem: BaseException) -> bool:
 
     A full disk and a lock that somebody else holds are not meant: after them the same connection may go on.
     """
+    return _has_code(problem, _DISK_FAILURES)
+
+
+def is_damage(problem: BaseException) -> bool:
+    """Say whether a database holds what nobody wrote: pages that are torn, or no database at all."""
+    return _has_code(problem, _DAMAGE)
+
+
+def _has_code(problem: BaseException, codes: tuple[int, ...]) -> bool:
     seen: BaseException | None = problem
     while seen is not None:  # Peewee's error, or a ROLLBACK that found nothing, stands before what really happened.
-        if getattr(seen, "sqlite_errorcode", 0) & 0xFF in _DISK_FAILURES:
+        if getattr(seen, "sqlite_errorcode", 0) & 0xFF in codes:
             return True
         seen = seen.__context__
     return False

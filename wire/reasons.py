@@ -18,8 +18,8 @@ Code = Literal[
     "parked", "revoked", "not_approved", "never_seen",
     "link_down", "agent_silent", "disk_full", "outbox_full", "intake_failing", "history_forked",
     "central_away", "unanswered", "waiting_for_admission", "uploading",
-    "gap_open", "quarantined", "settings_refused", "automation_refused", "clock_skew", "other_trouble",
-    "unproven", "offline", "up_to_date",
+    "gap_open", "outbox_damaged", "quarantined", "settings_refused", "automation_refused", "clock_skew",
+    "other_trouble", "unproven", "offline", "up_to_date",
 ]  # fmt: skip
 
 
@@ -132,6 +132,11 @@ _KINDS = (
         "Look for them on the till and in the shift's report, then close the gap with a note.",
     ),
     Kind(
+        "outbox_damaged", "act",
+        "The till's outbox was damaged; what could be read goes on in a new stream",
+        "Look at the open gaps. Copy outbox.damaged-*.db off the till, look at its disk, then remove the file there.",
+    ),
+    Kind(
         "quarantined", "act",
         "Documents in quarantine: {detail}",
         "Look at the reason of each; it names the field that the POS software fills in wrongly.",
@@ -179,7 +184,8 @@ KINDS: dict[Code, Kind] = {kind.code: kind for kind in _KINDS}
 RANKS: dict[Code, int] = {code: rank for rank, code in enumerate(KINDS)}
 
 TILL_TROUBLES: tuple[Code, ...] = (
-    "disk_full", "outbox_full", "intake_failing", "history_forked", "settings_refused", "automation_refused",
+    "disk_full", "outbox_full", "intake_failing", "history_forked", "outbox_damaged", "settings_refused",
+    "automation_refused",
 )  # fmt: skip
 """What only the till itself can know; it tells central in its presence."""
 
