@@ -208,7 +208,7 @@ class Batch:
         ``digest_at`` works out what the documents make that central holds of a stream, None if they make nothing.
         """
         ended = {history.stream: history for history in new.previous}
-        for history in new.previous:
+        for history in ended.values():
             self._miss_pruned(new, history, marks.get((new.till, history.stream)), digest_at)
         for head in heads:
             if head.stream != new.stream:

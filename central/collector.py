@@ -137,12 +137,12 @@ class Collector:
         if is_new:
             self._heads.drop_settled(till, state, settled, mark.stream)
         self._heads.lie_below(state, mark.stream, mark.through)
+        if is_new and head and head.newest and state.bell and state.bell.previous:
+            self._heads.take_up(state, replace(head, written=True, after=0), now)  # Its row was made with the stream's.
         if head:  # Another doorbell may have come meanwhile, a clone's or a late one: that is asked about first.
             self._heads.hear(till, state, head, mark, now)
         if state.bell is None or state.bell.stream != mark.stream:
             return []
-        if is_new and state.bell.newest:
-            self._heads.take_up(state, replace(head_of(state.bell), written=True, after=0), now)
         state.mark = mark
         return self._weigh(till, state, now)
 
@@ -434,8 +434,8 @@ class Collector:
         if task.span and not (mark and mark.stream == task.span.stream and task.attempts < self.limits.attempts_max):
             self._give_up_repeat(state, task)
             return []
-        if not task.attempts and task.task_id.startswith(f"{self._task_prefix}."):
-            task.first_asked_at = now
+        if task.first_asked_at is None and not task.attempts and task.task_id.startswith(f"{self._task_prefix}."):
+            task.first_asked_at = now  # Attempts begin anew after a rest, and an early answer may come late.
         task.state, task.attempts = "requested", task.attempts + 1
         self._change(task)
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)

@@ -57,6 +57,8 @@ class Heads:
             return  # An older doorbell that comes late takes nothing back.
         # What the till knows to be stored it knows by its own digest: up to there its history is the one held here.
         after, written = min(head.after, mark.through), False
+        if head.newest <= after:
+            return
         if before is not None:
             after, written = max(after, before.after), before.written
         below = head.newest <= mark.through

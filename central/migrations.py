@@ -101,6 +101,7 @@ _TABLES_5 = """
 ALTER TABLE heard_head ADD COLUMN after BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE held_before ADD COLUMN in_stream TEXT;
 ALTER TABLE held_before ADD COLUMN in_sequence BIGINT;
+CREATE INDEX quarantine_by_sequence ON quarantine (till_id, stream, sequence);
 """
 
 

@@ -121,8 +121,12 @@ def _retry_one(number: int) -> Tried:
         reason = f"document_id was used before, with other bytes, {where}"
         return Tried(number, row.till_id, verdict.document_id, "refused", "conflict", reason)
     key = {"till_id": row.till_id, "stream": row.stream, "sequence": row.sequence}
+    place = {"in_stream": there.stream, "in_sequence": there.sequence}
+    # Numbers that were told to look here look there from now on.
+    here = (HeldBefore.in_stream == row.stream) & (HeldBefore.in_sequence == row.sequence)
+    HeldBefore.update(**place).where((HeldBefore.till_id == row.till_id) & here).execute()
     if (there.stream, there.sequence) != (row.stream, row.sequence):
-        HeldBefore.insert(**key).on_conflict_ignore().execute()
+        HeldBefore.insert(**key, **place).on_conflict_ignore().execute()
     row.delete_instance()
     return Tried(number, row.till_id, verdict.document_id, "known", "", "")
 

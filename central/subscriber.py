@@ -300,10 +300,10 @@ class Subscriber:
     def _note(self, note: do.Note, now: float) -> None:
         at_ms = self._clock_ms()
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
+        self.store.settle(note.doubted, at_ms)  # First: its heads are among those that are passed.
         self.store.note(
             at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
         )
-        self.store.settle(note.doubted, at_ms)
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
         created_at_ms = at_ms - int((now - task.created_at) * 1000)

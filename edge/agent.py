@@ -77,7 +77,8 @@ class Agent:
         self._generation = 0
         self._sent: dict[int, Sent] = {}
         self._was_cut = False
-        self._clock_ahead_ms, self._clock_jumped_at = float("-inf"), 0.0
+        self._started_at, self._clock_jumped_at = 0.0, float("-inf")
+        self._clock_ahead_ms: float | None = None
         self._status_shown_at = float("-inf")
         self._spool_at = 0.0
         self._spool_dir = Path(config.spool_dir)
@@ -86,6 +87,7 @@ class Agent:
 
     def start(self, now: float) -> None:
         """Begin: what is in force is looked at, and the macro of the till's start runs."""
+        self._started_at = now
         self._apply_automation(now)
         self.happen("till_started", now)
 
@@ -195,7 +197,7 @@ class Agent:
         prepared = prepare(given, self.config.document_limit_bytes, make_id)
         if prepared.aside is not None:
             self._keep_aside(prepared)
-        appended = self._append(prepared)
+        appended = self._append(prepared, now)
         if appended.is_new:
             self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
@@ -208,7 +210,7 @@ class Agent:
         self._run(self.syps.on_appended(self.outbox.head(), now, rings=bool(rings), urgent=urgent), now)
         self._do((step for step in steps if not isinstance(step, automation.Ring)), now)
 
-    def _append(self, prepared: Prepared) -> Appended:
+    def _append(self, prepared: Prepared, now: float) -> Appended:
         def append() -> Appended:
             return self.outbox.append(
                 prepared.document_id, prepared.body, self._clock_ms(), card_numbers=prepared.card_numbers
@@ -222,7 +224,7 @@ class Agent:
             if not was_full:
                 log.warning("outbox_full", extra={"till": self.config.till_id})
             self.outbox.make_room()
-            if self.syps.may_prune:
+            if self.syps.may_prune and self._is_clock_settled(now):
                 self._forget()
             appended = append()
         self.standing.is_outbox_full = False
@@ -380,7 +382,7 @@ class Agent:
         bodies = self.outbox.read_after(request.after, most, request.limit_bytes)
         through = request.after + len(bodies)
         if not bodies and most and request.after < self.syps.head.newest:
-            self._start_stream(f"number {through + 1} is gone from the outbox", through, now)
+            self._run(self.syps.on_hole(request, now), now)
             return
         header = said(
             Sales,
@@ -424,11 +426,9 @@ class Agent:
         self._run(self.syps.on_stream_started(self.outbox.head(), now), now)
 
     def _prune(self, now: float) -> None:
-        """Forget what is old, unless the clock has jumped: what central said of it may be of before."""
-        self._watch_clock(now)
-        if now < self._clock_jumped_at + self.config.clock_settles_s:
-            return
-        self._forget()
+        """Forget what is old, unless the clock has jumped, or may have: what central said of it may be of before."""
+        if self._is_clock_settled(now) and now >= self._started_at + self.config.clock_settles_s:
+            self._forget()
 
     def _forget(self) -> None:
         retention_days = self.automation.limits.retention_days or self.config.retention_days
@@ -437,10 +437,14 @@ class Agent:
             log.info("pruned", extra={"till": self.config.till_id, "count": count})
         self._prune_aside(before_ms)
 
+    def _is_clock_settled(self, now: float) -> bool:
+        self._watch_clock(now)
+        return now >= self._clock_jumped_at + self.config.clock_settles_s
+
     def _watch_clock(self, now: float) -> None:
-        """Notice a jump of the time of day; a start is one, too."""
+        """Notice a jump of the time of day."""
         ahead_ms = self._clock_ms() - now * 1000
-        if abs(ahead_ms - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
+        if self._clock_ahead_ms is not None and abs(ahead_ms - self._clock_ahead_ms) > CLOCK_JUMP_MAX_S * 1000:
             self._clock_jumped_at = now
         self._clock_ahead_ms = ahead_ms
 

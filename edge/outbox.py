@@ -379,7 +379,7 @@ class Outbox:
                 digest = chain.follow(digest, body)
                 # Ascending order and numbers that only fall: a new number never meets one that is still in use.
                 run("UPDATE document SET sequence = ?, digest = ? WHERE sequence = ?", (number, digest, sequence))
-            agreed = known if known[0] < lost else (lost, at_lost)
+            agreed = known if 0 < known[0] < lost else (lost, at_lost)
             run(_TAKE_OVER, (self._stream, lost, self._newest, self._digest, *agreed))
             run(_FORGET_HISTORIES, (HISTORIES_MAX,))
             run("DELETE FROM forgotten")

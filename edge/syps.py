@@ -267,6 +267,11 @@ class Syps:
         self._answer_out_until = now + self.limits.answer_timeout_s
         return False
 
+    def on_hole(self, request: UploadRequest, now: float) -> list[Command]:
+        """Go on in a new stream: what was asked for is gone from the outbox, and no upload is out."""
+        self._answer_out_until = None
+        return self._start_stream(request, now)
+
     def on_stream_started(self, head: Head, now: float) -> list[Command]:
         """Ring for the new stream; what was waiting belongs to the old one."""
         self.head, self._waiting = head, None

@@ -25,7 +25,8 @@ TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "sim"), str(TESTS / "live")]
 
 TELL_EVERY_S = 5.0
-FAULTS = 100_000_000
+SWARM_FAULTS, FLOOD_FAULTS = 15_000_000, 85_000_000
+"""Mixtures of all faults, and the same with each message a hundred times: these are cheap, and counted apart."""
 KILLS_EACH = 1000
 POWER_CUTS = 200
 """Of the tills' disk, and as many of central's."""
@@ -36,14 +37,23 @@ CUTS_A_YARD = 5000
 
 
 def simulator(scale: float, seed: int, jobs: int, tell) -> dict:
-    """Simulated faults, in one process for each core; each takes every n-th seed."""
-    target = int(FAULTS * scale)
+    """Mixtures of all faults, seed after seed."""
+    return _simulated(int(SWARM_FAULTS * scale), seed, jobs, tell, {})
+
+
+def simulator_flood(scale: float, seed: int, jobs: int, tell) -> dict:
+    """The same with each message a hundred times."""
+    from faults import FLOOD
+
+    return _simulated(int(FLOOD_FAULTS * scale), seed, jobs, tell, FLOOD)
+
+
+def _simulated(faults: int, seed: int, jobs: int, tell, forced: dict) -> dict:
+    """Run in one process for each core; each takes every n-th seed."""
     told: dict[int, dict] = {}
     queue: multiprocessing.Queue = multiprocessing.Queue()
-    workers = [
-        multiprocessing.Process(target=_simulate, args=(queue, job, target // jobs, seed + job, jobs), daemon=True)
-        for job in range(jobs)
-    ]
+    portions = [(queue, job, faults // jobs, seed + job, jobs, forced) for job in range(jobs)]
+    workers = [multiprocessing.Process(target=_simulate, args=portion, daemon=True) for portion in portions]
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers) or not queue.empty():
@@ -56,13 +66,13 @@ def simulator(scale: float, seed: int, jobs: int, tell) -> dict:
     return _sum(told.values())
 
 
-def _simulate(queue, job, faults, first_seed, step):
+def _simulate(queue, job, faults, first_seed, step, forced):
     from storm import Weathered, until
 
     logging.disable(logging.CRITICAL)
     next_at = 0.0
     weathered = Weathered()
-    for weathered in until(Weathered(), faults, first_seed, step):
+    for weathered in until(Weathered(), faults, first_seed, step, **forced):
         if time.monotonic() >= next_at:
             next_at = time.monotonic() + TELL_EVERY_S
             queue.put((job, weathered.told()))
@@ -141,7 +151,16 @@ def _fuzz(portion):
 
 
 PARTS = {
-    part.__name__: part for part in (simulator, kills, outbox_power_cuts, central_power_cuts, cut_connections, fuzz)
+    part.__name__: part
+    for part in (
+        simulator,
+        simulator_flood,
+        kills,
+        outbox_power_cuts,
+        central_power_cuts,
+        cut_connections,
+        fuzz,
+    )
 }
 BAD = (
     "lost", "doubled", "gaps", "failures", "acknowledged and gone", "promised and not kept", "not whole",

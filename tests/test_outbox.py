@@ -305,9 +305,9 @@ def test_a_new_stream_renumbers_what_is_retained_in_order_under_a_new_chain(open
     bodies = filled(outbox, 10)
     outbox.mark_stored(5, CENTRAL, 4)
     outbox.prune(NOW_MS + 4)
-    before = outbox.head()
+    before, at_3 = outbox.head(), outbox.digest_at(3)
     old = History(
-        stream=a_stream(), pruned=3, newest=10, digest=before.digest, agreed=0, agreed_digest=chain.first(a_stream())
+        stream=a_stream(), pruned=3, newest=10, digest=before.digest, agreed=3, agreed_digest=at_3
     )
 
     outbox.start_stream(0)

@@ -154,6 +154,8 @@ class Nemesis:
             till.memory.keeper.execute("DELETE FROM document WHERE sequence = ?", (number,))
         else:
             edited = body.replace(b'_id":"till', b'_id":"edited-till', 1)
+            if body in self.world.ledger.wrong:
+                self.world.ledger.wrong.add(edited)
             till.memory.keeper.execute("UPDATE document SET body = ? WHERE sequence = ?", (edited, number))
         till.watch.edited(till.memory.keeper, number, edited)
 

@@ -365,6 +365,8 @@ class TillNode(Node):
         is_wrong = self.world.rng.random() < 0.1
         given = SALE % (document_id, self.till.encode(), amount, amount, amount + is_wrong)
         self.world.ledger.closed.add(given)
+        if is_wrong:
+            self.world.ledger.wrong.add(given)
         self.hand_over(given)
 
     def hand_over(self, given):

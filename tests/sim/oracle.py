@@ -37,6 +37,10 @@ class Ledger:
     closed: set[bytes] = field(default_factory=set)
     unowed: set[bytes] = field(default_factory=set)
     """What may come to central without a promise: never answered for, or written into an outbox by hand."""
+    wrong: set[bytes] = field(default_factory=set)
+    """Documents whose totals do not add up: these, and nothing else, are refused for that."""
+    ends: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The greatest number that a till ever gave out in a stream."""
     nodes: dict[bytes, tuple[bytes, str, str, int, bytes]] = field(default_factory=dict)
     """digest → previous digest, till, stream, number, document."""
     places: dict[bytes, list[tuple[str, str, int]]] = field(default_factory=dict)
@@ -49,6 +53,8 @@ class Ledger:
         self.appended_at.setdefault(body, now)
         digest = chain.follow(lineage.digest, body)
         number = lineage.newest = lineage.newest + 1
+        key = till, lineage.stream
+        self.ends[key] = max(self.ends.get(key, 0), number)
         self.nodes[digest] = (lineage.digest, till, lineage.stream, number, body)
         self.places.setdefault(body, []).append((till, lineage.stream, number))
         lineage.bodies[number] = body
@@ -149,6 +155,7 @@ class DatabaseWatch:
         self.numbers: dict[tuple[str, str], set[int]] = {}
         self.marks: dict[tuple[str, str], tuple[int, bytes]] = {}
         self.last = {"document": 0, "quarantine": 0, "held_before": 0}
+        self._judged = 0
         self.central_id = self._run("SELECT coalesce(max(central_id), '') FROM central").fetchone()[0]
         self.look(is_first=True)
 
@@ -164,6 +171,10 @@ class DatabaseWatch:
             self.last["held_before"] = rowid
             self.numbers.setdefault((till, stream), set()).add(number)
         self._look_at_marks()
+        for body, code in self._run("SELECT body, code FROM quarantine WHERE id > ?", (self._judged,)):
+            if code not in ("conflict", "totals_mismatch") or (code == "totals_mismatch") > (body in self.ledger.wrong):
+                raise InvariantError(f"central refused {body[:60]!r}: {code}")
+        self._judged = self.last["quarantine"]
         open_heads = self._run("SELECT digest FROM heard_head").fetchall()
         self.open_heads = len(open_heads)
         self.heard.update(digest for (digest,) in open_heads)
@@ -179,6 +190,8 @@ class DatabaseWatch:
                 raise InvariantError(f"central holds {body[:60]!r}, which nobody closed")
             if body in self.bodies:
                 raise InvariantError(f"central holds {body[:60]!r} twice")
+            if body in self.ledger.wrong and table == "document":
+                raise InvariantError(f"central accepted {body[:60]!r}, whose totals are wrong")
             if (
                 table == "document"
                 and not is_first
@@ -210,6 +223,14 @@ class DatabaseWatch:
                 raise InvariantError(f"{till} {stream}: no outbox ever had this digest at {through}")
 
 
+def _is_idle(gap, ledger, database):
+    """Say whether everything that ever stood in a gap is at central all the same."""
+    till, stream, first, last = gap
+    held = (body for body, places in ledger.places.items()
+            for where in places if where[:2] == (till, stream) and first <= where[2] <= last)  # fmt: skip
+    return all(body in database.bodies for body in held)
+
+
 def judge_end(ledger, database, gaps, machines, *, may_miss):
     """Say what became of each document at the end; raises if one is missing and no gap shows it.
 
@@ -217,11 +238,15 @@ def judge_end(ledger, database, gaps, machines, *, may_miss):
     """
     shown = {}
     for till, stream, first, last in gaps:
+        if not 1 <= first <= last <= ledger.ends.get((till, stream), 0):
+            raise InvariantError(f"a gap {first}..{last} of {till} {stream}, which never had so many")
         shown.setdefault((till, stream), []).append((first, last))
     retained = {body for machine in machines for body in machine.lineage.bodies.values()}
     forgotten = {body for machine in machines for body in machine.lineage.forgotten}
     known = {body for digest in database.heard for body in ledger.documents_of(digest)}
-    found = {"gaps": len(gaps), "stored": 0, "shown as gaps": 0, "destroyed before anyone heard": 0}
+    idle = [gap for gap in gaps if _is_idle(gap, ledger, database)]
+    found = dict.fromkeys(("stored", "shown as gaps", "destroyed before anyone heard"), 0)
+    found |= {"gaps": len(gaps), "gaps of what is there": len(idle)}
     for body in ledger.closed:
         if body in database.bodies:
             found["stored"] += 1

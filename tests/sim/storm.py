@@ -25,9 +25,9 @@ class Weathered:
     virtual_s: float = 0.0
     failures: list[str] = field(default_factory=list)
 
-    def run(self, seed):
+    def run(self, seed, forced):
         """Run one seed and add it up; a failure is kept with the command that replays it."""
-        world = World.swarm(seed)
+        world = World.swarm(seed, **forced)
         try:
             world.run()
             self.found.update(world.found)
@@ -52,14 +52,14 @@ class Weathered:
         }
 
 
-def until(weathered, faults, first_seed, step=1):
+def until(weathered, faults, first_seed, step=1, **forced):
     """Run seeds in order until so many faults were injected; yields after each, so that progress can be told."""
     gc.collect()
     gc.disable()
     try:
         seed = first_seed
         while weathered.faults < faults:
-            weathered.run(seed)
+            weathered.run(seed, forced)
             seed += step
             if weathered.runs % COLLECT_EVERY == 0:
                 gc.collect()

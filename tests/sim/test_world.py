@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults import Faults
+from faults import FLOOD, Faults
 from storm import Weathered, until
 from world import World
 
 SEEDS_PER_TEST = 25
 PLAIN_SEEDS = 100
-STORMS, FAULTS_A_STORM = 20, 52_000
+STORMS, FAULTS_A_STORM = 20, 20_000
+FLOODS, FAULTS_A_FLOOD = 10, 62_000
 """Together more than a million injected faults, each time the same ones."""
 TWICE = 50
 KEPT = [line.split(maxsplit=1) for line in (Path(__file__).parent / "seeds.txt").read_text("utf-8").splitlines()
@@ -37,6 +39,25 @@ def test_a_million_faults_lose_double_and_hide_nothing(storm):
         assert weathered.failures == []
     assert weathered.faults >= FAULTS_A_STORM
     print(f"{weathered.runs} runs, {weathered.faults} faults")
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("flood", range(FLOODS))
+def test_messages_that_come_a_hundred_times_change_nothing(flood):
+    """The same mixtures while every message comes again and again, and hardly one in time."""
+    for weathered in until(Weathered(), FAULTS_A_FLOOD, 10_000_000 + 1000 * flood, **FLOOD):
+        assert weathered.failures == []
+    assert weathered.faults >= FAULTS_A_FLOOD
+
+
+LATE = replace(Faults().calm(), loss=0.05, late=0.5, late_most_s=45.0, is_quick=True)
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_late_messages_of_a_quiet_day_leave_no_gap(block):
+    """Nothing is destroyed, nothing crashes; answers and doorbells only pass each other."""
+    for seed in range(block * SEEDS_PER_TEST, (block + 1) * SEEDS_PER_TEST):
+        World(seed, LATE, tills=2, documents=16).run(storm_s=500)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=" ".join)

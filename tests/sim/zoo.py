@@ -18,6 +18,7 @@ from central import batch, store, subscriber
 from central.batch import Batch, Mark, Outcome
 from central.collector import Collector
 from central.heads import Heads
+from central.judge import Refused
 from central.store import Store
 from edge.agent import Agent
 from edge.outbox import Appended, Outbox
@@ -28,6 +29,7 @@ from wire.messages import SalesStored, UploadRequest
 CALM = Faults().calm()
 FEW = {"loss": 0.1, "duplicate": 0.1, "late": 0.1}
 """Messages that come many times are dear to simulate, and bring none of these bugs out."""
+LATE = replace(CALM, loss=0.05, late=0.5, late_most_s=45.0, is_quick=True)
 LATE_ANSWERS = replace(CALM, duplicate=0.9, late=0.9, late_most_s=60.0, cut=0.05, flappings=6, is_quick=True)
 
 
@@ -272,6 +274,33 @@ def heads_below_the_watermark_are_not_kept(patch):
     patch.setattr(Heads, "hear", hear)
 
 
+def a_gap_is_wider_than_its_stream(patch):
+    """Whoever goes on in a new stream leaves a gap that covers everything."""
+    real = Batch.take_over
+
+    def take_over(self, new, marks, heads, digest_at=batch.unknown_digest):
+        real(self, new, marks, heads, digest_at)
+        self.gaps += [(new.till, one.stream, 1, 10**6, "to be sure") for one in new.previous]
+
+    patch.setattr(Batch, "take_over", take_over)
+
+
+def everything_is_quarantined(patch):
+    """A judge that likes nothing loses nothing."""
+    patch.setattr(store, "judge", lambda _till, _body: Refused("", "totals_mismatch", "no"))
+
+
+def an_old_answer_ends_a_new_promise(patch):
+    """An answer to a question of before counts as one to the question of now."""
+    real = Collector._request
+
+    def request(self, till, state, task, now):
+        task.first_asked_at = None
+        return real(self, till, state, task, now)
+
+    patch.setattr(Collector, "_request", request)
+
+
 def open_head_stays_open(patch):
     """A till that answers that it holds nothing more leaves open what it rang for before."""
     patch.setattr(Heads, "end", lambda *_: None)
@@ -393,6 +422,9 @@ ZOO = (
     Bug(gap_begins_at_the_watermark, {"images": 2, "clones": 1}),
     Bug(only_the_last_doorbell_is_heard, {"images": 2, "clones": 2, "slow_centrals": 2}),
     Bug(heads_below_the_watermark_are_not_kept, {"images": 2, "clones": 2}),
+    Bug(a_gap_is_wider_than_its_stream, {"images": 2}),
+    Bug(everything_is_quarantined, plain=Faults()),
+    Bug(an_old_answer_ends_a_new_promise, plain=LATE, sizes={"tills": 2, "documents": 16}, storm_s=500.0),
     Bug(open_head_stays_open, {"images": 2}),
     Bug(rows_are_not_looked_at_again, {"images": 2, "second_processes": 2}),
     Bug(pruned_numbers_count_as_held, {"clones": 1, "central_tails_lost": 2, "retains": False, "backs_up": False}),
