@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -15,6 +16,7 @@ CASES = tuple(f"F{number:02}" for number in range(1, 46))
 ROW = re.compile(r"^\| (F\d\d) \| (.*?) \|(.*?)\|$", re.MULTILINE)
 
 
+@cache
 def marked() -> dict[str, list[str]]:
     """Return the tests that name each case, as ``file: test``."""
     found: dict[str, list[str]] = {case: [] for case in CASES}

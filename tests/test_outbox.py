@@ -306,9 +306,7 @@ def test_a_new_stream_renumbers_what_is_retained_in_order_under_a_new_chain(open
     outbox.mark_stored(5, CENTRAL, 4)
     outbox.prune(NOW_MS + 4)
     before, at_3 = outbox.head(), outbox.digest_at(3)
-    old = History(
-        stream=a_stream(), pruned=3, newest=10, digest=before.digest, agreed=3, agreed_digest=at_3
-    )
+    old = History(stream=a_stream(), pruned=3, newest=10, digest=before.digest, agreed=3, agreed_digest=at_3)
 
     outbox.start_stream(0)
 

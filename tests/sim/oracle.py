@@ -156,6 +156,7 @@ class DatabaseWatch:
         self.marks: dict[tuple[str, str], tuple[int, bytes]] = {}
         self.last = {"document": 0, "quarantine": 0, "held_before": 0}
         self._judged = 0
+        self.codes: set[str] = set()
         self.central_id = self._run("SELECT coalesce(max(central_id), '') FROM central").fetchone()[0]
         self.look(is_first=True)
 
@@ -174,6 +175,7 @@ class DatabaseWatch:
         for body, code in self._run("SELECT body, code FROM quarantine WHERE id > ?", (self._judged,)):
             if code not in ("conflict", "totals_mismatch") or (code == "totals_mismatch") > (body in self.ledger.wrong):
                 raise InvariantError(f"central refused {body[:60]!r}: {code}")
+            self.codes.add(code)
         self._judged = self.last["quarantine"]
         open_heads = self._run("SELECT digest FROM heard_head").fetchall()
         self.open_heads = len(open_heads)
