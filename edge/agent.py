@@ -113,11 +113,8 @@ class Agent:
                 self._answer(event, now)
             case Connected(generation=generation):
                 self._on_connected(generation, now)
-            case Disconnected(reason=reason):
-                self._was_cut = True
-                self.standing.is_connected, self.standing.last_error = False, reason
-                log.info("disconnected", extra={"till": self.config.till_id, "also": {"reason": reason}})
-                self._run(self.syps.on_disconnected(), now)
+            case Disconnected():
+                self._on_disconnected(event, now)
 
     def tick(self, now: float) -> None:
         """Do what has come due."""
@@ -135,12 +132,18 @@ class Agent:
 
     def _on_connected(self, generation: int, now: float) -> None:
         self._generation = generation
-        self.standing.is_connected, self.standing.last_error = True, ""
+        self.standing.on_connected(now)
         self._sent.clear()
         self._run(self.syps.on_connected(self.outbox.head(), now), now)
         if self._was_cut:
             self._was_cut = False
             self.happen("link_restored", now)
+
+    def _on_disconnected(self, event: Disconnected, now: float) -> None:
+        self._was_cut = True
+        self.standing.on_disconnected(event.reason, now, is_refused=event.is_refused)
+        log.info("disconnected", extra={"till": self.config.till_id, "also": {"reason": event.reason}})
+        self._run(self.syps.on_disconnected(), now)
 
     def _on_acknowledged(self, acknowledged: Acknowledged, now: float) -> None:
         if acknowledged.generation == self._generation and (sent := self._sent.pop(acknowledged.mid, None)):

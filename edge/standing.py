@@ -24,7 +24,7 @@ from .cashier import CashierFile
 from .config import EdgeConfig
 from .intake import folder
 from .outbox import Outbox
-from .reasons import Facts, Lasting, reason_of, troubles_of
+from .reasons import Cuts, Facts, Lasting, reason_of, troubles_of
 from .salvage import damaged_files
 from .syps import Syps
 
@@ -74,7 +74,8 @@ class Standing:
         self._look_at = 0.0
         self._is_news = True
         self.is_connected = False
-        self.last_error = ""
+        self.last_error, self.refused = "", ""
+        self.cuts = Cuts()
         self.is_outbox_full = False
         self.script_errors: dict[str, str] = {}
 
@@ -87,6 +88,16 @@ class Standing:
         """Look again soon: something happened."""
         self._is_news = True
 
+    def on_connected(self, now: float) -> None:
+        """Note that the broker let us in."""
+        self.is_connected, self.last_error, self.refused = True, "", ""
+        self.cuts.begin(now)
+
+    def on_disconnected(self, why: str, now: float, *, is_refused: bool) -> None:
+        """Note that the connection ended, or could not be made."""
+        self.is_connected, self.last_error, self.refused = False, why, why if is_refused else ""
+        self.cuts.end(now)
+
     def look(self, now: float) -> bool:
         """Look, if it is time to; tell whether central should be told of a trouble that came or went."""
         if self._cashier:
@@ -94,6 +105,7 @@ class Standing:
         if not self._is_news or now < self._look_at:
             return False
         self._is_news, self._look_at = False, now + LOOK_EVERY_S
+        self.cuts.forget(now)
         return self.troubles() != self._told
 
     def next_deadline(self) -> float | None:
@@ -120,6 +132,8 @@ class Standing:
         return Facts(
             is_connected=self.is_connected,
             unsent=self._syps.head.unsent,
+            refused=self.refused,
+            cuts=self.cuts.count,
             is_central_online=self._syps.is_central_online,
             rung_unconfirmed=self._syps.unconfirmed,
             disk_free_bytes=self._disk_free_bytes(),

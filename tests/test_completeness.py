@@ -155,6 +155,7 @@ def test_a_parked_till_is_not_expected_until_documents_arrive_after_it_was_parke
     assert "parked: in repair" in judged(parked_at_ms=900_000, **silent).notes
 
 
+@pytest.mark.fault("F45")
 def test_parking_excuses_silence_and_hides_nothing_that_is_known_to_be_lost():
     """What was rung for and never came is silence; a number that central lost, or sums that differ, are not."""
     rung_for = Head("s", 9, 12, 1)

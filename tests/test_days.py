@@ -476,6 +476,7 @@ def test_a_silent_till_of_the_store_keeps_its_day_open_until_it_is_parked_or_rin
     assert look().state == "complete"
 
 
+@pytest.mark.fault("F45")
 def test_parking_lets_a_day_close_and_a_late_receipt_opens_it_again(store):
     """The parked till's receipt arrives after all: the till is expected again, and its shift is not closed."""
     Till(store).shift().verify()

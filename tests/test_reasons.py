@@ -44,6 +44,7 @@ def wanted(state, attempts=1, age_s=10):
         (replace(BEHIND, disk_free_bytes=2**20), Reason("disk_full", None, "1048576")),
         (replace(BEHIND, troubles={"disk_full": 5}, disk_free_bytes=3), Reason("disk_full", 5, "3")),
         (replace(BEHIND, troubles={"outbox_full": 5, "intake_failing": 1}), Reason("outbox_full", 5)),
+        (replace(BEHIND, is_online=False, troubles={"identity_shared": 4}), Reason("identity_shared", 4)),
         (replace(EVERYTHING, troubles={"intake_failing": 1}), Reason("intake_failing", 1)),
         (replace(BEHIND, streams=2, stream_since_ms=4), Reason("history_forked", 4)),
         (replace(EVERYTHING, streams=2, stream_since_ms=4), Reason("up_to_date")),
@@ -224,6 +225,9 @@ WELL = edge_reasons.Facts(is_connected=True, unsent=0)
         (WELL, "up_to_date", ""),
         (replace(WELL, unsent=3), "uploading", "3"),
         (replace(WELL, is_connected=False), "offline", ""),
+        (replace(WELL, is_connected=False, unsent=3, refused="no"), "login_refused", "no"),
+        (replace(WELL, is_connected=False, unsent=3, cuts=4), "identity_shared", "4"),
+        (replace(WELL, cuts=3), "up_to_date", ""),
         (replace(WELL, is_connected=False, unsent=3, is_outbox_full=True), "link_down", ""),
         (replace(WELL, unsent=3, is_central_online=False, rung_unconfirmed=2), "central_away", ""),
         (replace(WELL, is_central_online=False), "up_to_date", ""),
@@ -245,6 +249,25 @@ def test_the_till_explains_itself_by_the_same_list(facts, code, detail):
     assert edge_reasons.reason_of(facts, since) == Reason(code, expected_since, detail)
 
 
+@pytest.mark.fault("F16")
+def test_connections_that_end_soon_are_counted_for_a_while():
+    """Four in twenty minutes are a sign; one that lived long, or was never made, counts not at all."""
+    cuts = edge_reasons.Cuts()
+    for at in (0, 100, 200, 300):
+        cuts.begin(at)
+        cuts.end(at + 50)
+        cuts.end(at + 60)  # The next one cannot be made.
+    assert cuts.count == 4
+
+    cuts.begin(400)
+    cuts.end(700)
+    assert cuts.count == 4
+    cuts.forget(1249)
+    assert cuts.count == 4
+    cuts.forget(1251)
+    assert cuts.count == 3
+
+
 def test_since_is_when_it_began_and_begins_anew_after_it_ended():
     """A trouble keeps its first time while it lasts, also behind a greater one; a later one is another one."""
     lasting = edge_reasons.Lasting()
@@ -261,7 +284,7 @@ def test_since_is_when_it_began_and_begins_anew_after_it_ended():
 def test_the_till_tells_central_only_what_central_cannot_see():
     """Its troubles fit the presence message, and central reads them back as the same reasons."""
     facts = replace(
-        WELL, unsent=3, is_connected=False, disk_free_bytes=1, is_outbox_full=True, intake_troubles=("x",),
+        WELL, unsent=3, is_connected=False, cuts=9, disk_free_bytes=1, is_outbox_full=True, intake_troubles=("x",),
         forks_refused=1, is_outbox_damaged=True, settings_error="e", automation_error="a",
     )  # fmt: skip
     troubles = edge_reasons.troubles_of(edge_reasons.Lasting().update(facts, NOW_MS))
@@ -275,10 +298,9 @@ def test_the_till_tells_central_only_what_central_cannot_see():
 
 def test_every_reason_is_used_by_one_end_at_least():
     """No code that nothing ever says."""
-    said_by_central = {
-        mark.args[1][index][1].code
-        for mark in test_central_explains_a_till_by_the_first_reason_that_holds.pytestmark
-        for index in range(len(mark.args[1]))
-    }
+    (at_central,) = test_central_explains_a_till_by_the_first_reason_that_holds.pytestmark
+    (at_the_till,) = test_the_till_explains_itself_by_the_same_list.pytestmark
 
-    assert said_by_central == set(KINDS)
+    codes = {reason.code for _, reason in at_central.args[1]} | {code for _, code, _ in at_the_till.args[1]}
+
+    assert codes == set(KINDS)

@@ -22,6 +22,8 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 QOS = 1
+LOGIN_REFUSED = (133, 134, 135)
+"""Client identifier, user name or password, authorisation: as MQTT 5 numbers what MQTT 3.1.1 says of a login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection ended, or could not be made; the reason is for people."""
+    """The connection ended, or could not be made; the reason is for people.
+
+    ``is_refused``: one of the two does not believe the other, or it may not do here what it must. Waiting mends none.
+    """
 
     generation: int
     reason: str
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +204,12 @@ class Connection:
         if received.mid and received.generation == self.generation:
             self.client.ack(received.mid, QOS)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, is_refused: bool = False) -> None:
         """Report the end once, whoever sees it first."""
         if not self.ended.is_set():
             self.is_up = False
             self.ended.set()
-            self._deliver(Disconnected(self.generation, reason), 0)
+            self._deliver(Disconnected(self.generation, reason, is_refused), 0)
 
     def _on_socket_open(self, _client: Client, _userdata: Any, sock: Any) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Not every socket (TLS wrappers, tests) has these options.
@@ -215,7 +221,7 @@ class Connection:
 
     def _on_connect(self, client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self.end(f"the broker refused: {reason}")
+            self.end(f"the broker refused: {reason}", is_refused=reason.value in LOGIN_REFUSED)
             return
         client.subscribe([(topic, QOS) for topic in self._settings.subscriptions])
 
@@ -224,7 +230,7 @@ class Connection:
             topic for topic, reason in zip(self._settings.subscriptions, reasons, strict=False) if reason.is_failure
         ]
         if refused:
-            self.end(f"the broker refused the subscriptions {', '.join(refused)}")
+            self.end(f"the broker refused the subscriptions {', '.join(refused)}", is_refused=True)
             return
         self.is_up = True
         self._deliver(Connected(self.generation), 0)
@@ -294,7 +300,8 @@ class Link:
         try:
             connection.open()
         except (OSError, ValueError) as problem:
-            connection.end(f"cannot reach {self._settings.host}:{self._settings.port}: {problem}")
+            text = f"cannot reach {self._settings.host}:{self._settings.port}: {problem}"
+            connection.end(text, is_refused=isinstance(problem, ssl.SSLCertVerificationError))
             return 0.0
         opened = time.monotonic()
         connection.client.loop_start()

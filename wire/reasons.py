@@ -16,8 +16,8 @@ Severity = Literal["fine", "wait", "act"]
 
 Code = Literal[
     "parked", "revoked", "not_approved", "never_seen",
-    "link_down", "agent_silent", "disk_full", "outbox_full", "intake_failing", "history_forked",
-    "central_away", "unanswered", "waiting_for_admission", "uploading",
+    "login_refused", "identity_shared", "link_down", "agent_silent", "disk_full", "outbox_full", "intake_failing",
+    "history_forked", "central_away", "unanswered", "waiting_for_admission", "uploading",
     "gap_open", "outbox_damaged", "quarantined", "settings_refused", "automation_refused", "clock_skew",
     "other_trouble", "unproven", "offline", "up_to_date",
 ]  # fmt: skip
@@ -73,6 +73,18 @@ _KINDS = (
         "Check that the agent is installed and running on the till, and which till id and broker address it has.",
     ),
     # -- What keeps everything from coming --
+    Kind(
+        "login_refused", "act",
+        "Till and broker do not accept each other: {detail}",
+        "Check the token, the deny list, the broker's certificate and tls_ca_file. Sales go on: the documents are on"
+        " the till, and go by themselves when it is mended.",
+    ),
+    Kind(
+        "identity_shared", "act",
+        "Connections end soon after they begin: another machine may use this till id: {detail}",
+        "Look for a second machine with this till id (its edge status says the same) and give each its own; if there is"
+        " none, the link breaks again and again.",
+    ),
     Kind(
         "link_down", "act",
         "No link, and documents are owed",
@@ -184,8 +196,8 @@ KINDS: dict[Code, Kind] = {kind.code: kind for kind in _KINDS}
 RANKS: dict[Code, int] = {code: rank for rank, code in enumerate(KINDS)}
 
 TILL_TROUBLES: tuple[Code, ...] = (
-    "disk_full", "outbox_full", "intake_failing", "history_forked", "outbox_damaged", "settings_refused",
-    "automation_refused",
+    "identity_shared", "disk_full", "outbox_full", "intake_failing", "history_forked", "outbox_damaged",
+    "settings_refused", "automation_refused",
 )  # fmt: skip
 """What only the till itself can know; it tells central in its presence."""
 
