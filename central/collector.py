@@ -164,9 +164,16 @@ class Collector:
             state.is_online = False
         return True
 
-    def on_clock(self, till: str, *, is_right: bool) -> None:
-        """Note whether a till's clock is about ours: with a wrong one it must forget nothing."""
-        self.tills[till].is_clock_right = is_right
+    def on_clock(self, till: str, shown: tuple[int, int], *, is_right: bool) -> None:
+        """Note whether a till's clock is about ours: with a wrong one it must forget nothing.
+
+        ``shown`` is its connection and its clock: what was shown before that and comes late tells nothing of now.
+        """
+        state = self.tills[till]
+        if shown > state.clock_shown:
+            state.is_clock_right, state.clock_shown = is_right, shown
+        elif shown[0] < state.clock_shown[0]:
+            state.is_clock_right = False  # Late, or of a disk that went back and counts anew: nothing is known.
 
     def _is_back(self, state: TillState) -> None:
         """Ask a till now that was not asked because it was away."""

@@ -58,6 +58,7 @@ class TillState:
     connection: int = -1
     boot_id: str = ""
     """Which life of its agent showed itself last."""
+    clock_shown: tuple[int, int] = (-1, 0)
     is_clock_right: bool = False
     """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True
