@@ -165,15 +165,8 @@ class Collector:
         return True
 
     def on_clock(self, till: str, shown: tuple[int, int], *, is_right: bool) -> None:
-        """Note whether a till's clock is about ours: with a wrong one it must forget nothing.
-
-        ``shown`` is its connection and its clock: what was shown before that and comes late tells nothing of now.
-        """
-        state = self.tills[till]
-        if shown > state.clock_shown:
-            state.is_clock_right, state.clock_shown = is_right, shown
-        elif shown[0] < state.clock_shown[0]:
-            state.is_clock_right = False  # Late, or of a disk that went back and counts anew: nothing is known.
+        """Note whether a till's clock is about ours; ``shown`` is its connection and its clock."""
+        self.tills[till].show_clock(shown, is_right=is_right)
 
     def _is_back(self, state: TillState) -> None:
         """Ask a till now that was not asked because it was away."""

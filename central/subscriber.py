@@ -321,8 +321,8 @@ class Subscriber:
         at_ms = self._clock_ms()
         skew_ms = presence.clock_ms - at_ms if is_live and presence.online else None
         if skew_ms is not None:
-            shown = presence.connection, presence.clock_ms
-            self.collector.on_clock(till, shown, is_right=abs(skew_ms) <= self.config.clock_skew_max_s * 1000)
+            clock = presence.connection, presence.clock_ms
+            self.collector.on_clock(till, clock, is_right=abs(skew_ms) <= self.config.clock_skew_max_s * 1000)
         shown_at_ms = at_ms if is_live else min(at_ms, presence.clock_ms)
         shown = msgspec.json.encode(presence).decode()
         self._presences[till] = (

@@ -70,6 +70,13 @@ class TillState:
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
 
+    def show_clock(self, shown: tuple[int, int], *, is_right: bool) -> None:
+        """Note a clock by which the till forgets; what was shown earlier and comes late tells nothing of now."""
+        if shown > self.clock_shown:
+            self.is_clock_right, self.clock_shown = is_right, shown
+        elif shown[0] < self.clock_shown[0]:
+            self.is_clock_right = False  # Late, or of a disk that went back and counts anew: nothing is known.
+
     @property
     def is_repeating(self) -> bool:
         """Say whether the task under way asks for what was sent before."""

@@ -655,3 +655,14 @@ def test_only_answers_of_this_life_of_a_till_make_central_ask_for_a_new_stream()
     ring(core, 9, 3.0, boot_id="another-life")
 
     assert [one.reason for one in asks(core.on_tick(4.0))] == ["doorbell"]
+
+
+@pytest.mark.fault("F17", "F18")
+def test_a_till_is_told_to_keep_all_until_its_clock_was_seen_and_again_when_it_counts_anew():
+    """What comes late of before a jump vouches for nothing; nor does a connection of a disk that went back."""
+    core, request = asked()
+    assert request.keep
+    for shown, is_right, keeps in (((2, 100), True, False), ((2, 200), False, True), ((2, 150), True, True),
+                                   ((3, 300), True, False), ((1, 400), True, True)):  # fmt: skip
+        core.on_clock(TILL, shown, is_right=is_right)
+        assert core.tills[TILL].is_clock_right is not keeps
