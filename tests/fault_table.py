@@ -21,18 +21,24 @@ def marked() -> dict[str, list[str]]:
     """Return the tests that name each case, as ``file: test``."""
     found: dict[str, list[str]] = {case: [] for case in CASES}
     for path in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                for case in _cases_of(node):
+        tree = ast.parse(path.read_text("utf-8"))
+        of_all = [one.value for one in tree.body if _marks_the_file(one)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                for case in _cases_of([*of_all, *node.decorator_list]):
                     found[case].append(f"{path.stem}: {node.name}")
     return found
 
 
-def _cases_of(node: ast.FunctionDef) -> list[str]:
-    marks = [one for one in node.decorator_list if isinstance(one, ast.Call)]
+def _marks_the_file(one: ast.stmt) -> bool:
+    return isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name) and one.targets[0].id == "pytestmark"
+
+
+def _cases_of(marks: list[ast.expr]) -> list[str]:
     return [
         argument.value
         for mark in marks
+        if isinstance(mark, ast.Call)
         if isinstance(mark.func, ast.Attribute) and mark.func.attr == "fault"
         for argument in mark.args
     ]
