@@ -431,16 +431,36 @@ def mend_and_die(path, steps):
         os._exit(0)
 
 
-def test_a_kill_at_any_step_leaves_the_damaged_file_or_the_new_one(whole, tmp_path):
+@pytest.fixture(scope="module")
+def with_a_log(tmp_path_factory):
+    """Return the path of an outbox whose newest documents are in its log alone, as a killed agent leaves it."""
+    folder = tmp_path_factory.mktemp("log")
+    outbox = Outbox(folder / "live.db", LIMITS, names())
+    for number, body in enumerate(BODIES, 1):
+        if number == 140:
+            outbox._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        outbox.append(f"d{number}", body, NOW_MS)
+    for name in ("", "-wal"):
+        shutil.copy(folder / f"live.db{name}", folder / f"outbox.db{name}")
+    outbox.close()
+    return folder / "outbox.db"
+
+
+def test_a_kill_at_any_step_leaves_the_damaged_file_or_the_new_one(with_a_log, tmp_path):
     """Killed before each call that touches the folder, one after the other: the next start ends with the same."""
-    whole_before = overwritten(whole, tmp_path / "first.db")
-    mend(whole_before)
-    expected, steps = held(whole_before)[1], 0
-    for steps in count(1):
-        folder = tmp_path / str(steps)
+
+    def damaged_copy(folder):
         folder.mkdir()
-        path = overwritten(whole, folder / "outbox.db")
-        damaged = path.read_bytes()
+        shutil.copy(with_a_log.with_name("outbox.db-wal"), folder / "outbox.db-wal")
+        return overwritten(with_a_log, folder / "outbox.db")
+
+    unharmed = damaged_copy(tmp_path / "unharmed")
+    mend(unharmed)
+    expected, steps = held(unharmed)[1], 0
+    assert BODIES[140:] == expected[-10:]
+    for steps in count(1):
+        path = damaged_copy(tmp_path / str(steps))
+        damaged, log = path.read_bytes(), with_a_log.with_name("outbox.db-wal").read_bytes()
         if not mend_and_die(path, steps):
             break
         assert path.read_bytes() == damaged or salvage.damage_of(path, thoroughly=True) == ""
@@ -449,8 +469,8 @@ def test_a_kill_at_any_step_leaves_the_damaged_file_or_the_new_one(whole, tmp_pa
 
         assert expected == held(path)[1], steps
         (kept,) = salvage.damaged_files(path)
-        assert damaged == kept.read_bytes()
-        assert not list(folder.glob("*salvage.*")) + list(folder.glob("*salvaged*"))
+        assert (damaged, log) == (kept.read_bytes(), kept.with_name(f"{kept.name}-wal").read_bytes())
+        assert not list(path.parent.glob("*salvage.*")) + list(path.parent.glob("*salvaged*"))
     assert steps > 20
 
 
