@@ -188,8 +188,10 @@ class Collector:
             self._ask_anew(till)
 
     def on_link_up(self) -> None:
-        """Go on asking."""
+        """Go on asking; what the tills' clocks did meanwhile nobody has heard."""
         self._is_linked = True
+        for state in self.tills.values():
+            state.is_clock_right = False
 
     def _ask_anew(self, till: str) -> None:
         if (task := self.tills[till].task) and task.state == "requested":

@@ -18,6 +18,7 @@ EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.txt"
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=4711, help="the simulated run that test_replay replays")
+    parser.addoption("--forced", default="{}", help="faults that test_replay_swarm forces, as JSON")
 
 
 def pytest_collection_modifyitems(items):

@@ -666,3 +666,14 @@ def test_a_till_is_told_to_keep_all_until_its_clock_was_seen_and_again_when_it_c
                                    ((3, 300), True, False), ((1, 400), True, True)):  # fmt: skip
         core.on_clock(TILL, shown, is_right=is_right)
         assert core.tills[TILL].is_clock_right is not keeps
+
+
+@pytest.mark.fault("F18")
+def test_what_a_clock_did_while_central_was_cut_off_is_not_known():
+    """Losing order: the clock is right, central's link breaks, the clock jumps, the link is back, `sales_stored`."""
+    core, _ = asked()
+    core.on_clock(TILL, (2, 100), is_right=True)
+    core.on_link_down()
+    core.on_link_up()
+
+    assert not core.tills[TILL].is_clock_right

@@ -1,6 +1,8 @@
-"""The simulator's option: which seed to replay."""
+"""The simulator's options: which seed to replay, and with which faults forced."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
@@ -8,3 +10,8 @@ import pytest
 @pytest.fixture
 def seed(request):
     return request.config.getoption("--seed")
+
+
+@pytest.fixture
+def forced(request):
+    return json.loads(request.config.getoption("--forced"))

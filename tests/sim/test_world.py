@@ -108,7 +108,7 @@ def test_replay(seed):
     print(f"seed {seed}: {world.steps} steps, {world.now:.1f} virtual seconds, {world.counts}")
 
 
-def test_replay_swarm(seed):
-    """Replay one run with a mixture of faults by ``--seed``; without it, any run."""
-    world = World.swarm(seed).run()
+def test_replay_swarm(seed, forced):
+    """Replay one run with a mixture of faults by ``--seed``, some of them ``--forced``; without it, any run."""
+    world = World.swarm(seed, **forced).run()
     print(f"seed {seed}: {world.steps} steps, {world.now:.1f} virtual seconds, {world.counts}, {world.found}")

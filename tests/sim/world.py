@@ -7,6 +7,7 @@ within a bound, and the ledger of what was closed must agree with central's rows
 from __future__ import annotations
 
 import heapq
+import json
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
@@ -65,7 +66,7 @@ class World:
         sizes = {"tills": rng.randint(1, 4), "documents": rng.choice((4, 8, 12, 24))}
         limits = {"limit_documents": rng.choice((1, 3, 200)), "new_streams_per_hour": rng.choice((3, 60))}
         world = cls(seed, replace(swarm(rng), **forced), **sizes, **limits)
-        world.replay = "replay_swarm"
+        world.replay = f"replay_swarm --forced '{json.dumps(forced)}'" if forced else "replay_swarm"
         return world
 
     # -- Time and chance -------------------------------------------------------------------------------------------
