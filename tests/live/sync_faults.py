@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from brokers import wait_until
-from factories import CENTRAL, NOW_MS, TILL, a_parcel, a_store, a_stream, an_outbox, filled, some_sales
+from factories import BOOT, CENTRAL, NOW_MS, TILL, a_parcel, a_store, a_stream, an_outbox, filled, some_sales
 from nursery import Forked, Nursery
 from traced import HALTED, faults, injected_in
 from yard import Yard
@@ -42,7 +42,7 @@ def outbox_life(path: Path) -> None:
     outbox.mark_stored(3, CENTRAL, None)
     outbox.save()
     outbox.prune(NOW_MS + 3)
-    outbox.start_stream()
+    outbox.start_stream(3)
     filled(outbox, 1, 6)
     _tell("d6")
     outbox.close()
@@ -54,7 +54,7 @@ def central_life(path: Path) -> None:
     for after in (0, 2, 4):
         (outcome,) = store.ingest([a_parcel(sales[after : after + 2], before=sales[:after])], {}, NOW_MS)
         _tell(str(outcome.mark.through))
-    store.note(NOW_MS, passed=[(TILL, a_stream(), 6)])
+    store.note(NOW_MS, passed=[(TILL, a_stream(), BOOT, 6)])
     store.close()
 
 
