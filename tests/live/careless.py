@@ -33,8 +33,8 @@ def believe_puback() -> None:
     sent_through: list[int] = []
     send_sales, on_acknowledged = Agent.send_sales, Agent._on_acknowledged
 
-    def send(self: Agent, request) -> None:
-        send_sales(self, request)
+    def send(self: Agent, request, now: float) -> None:
+        send_sales(self, request, now)
         most = min(request.after + request.limit_documents, self.outbox.head().newest)
         sent_through[:] = [most]
 
