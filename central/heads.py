@@ -48,8 +48,6 @@ class Heads:
         key = head.stream, head.boot_id
         if (head.newest, head.digest) == (mark.through, mark.digest):
             return
-        if head.newest <= state.taken_over.get(head.stream, -1):
-            return  # What it holds comes in the stream that took it over; if it still lives there, it answers there.
         if key not in state.heads and len(state.heads) >= self.limits.heads_max:
             return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
         before, since = state.heads.get(key, (None, now))
@@ -64,6 +62,15 @@ class Heads:
         below = head.newest <= mark.through
         state.heads[key] = (replace(head, written=written, after=after, heard_at=now, below=below), since)
         self._changed.add((till, key))
+
+    @staticmethod
+    def is_late(state: TillState, head: Heard) -> bool:
+        """Say whether a doorbell came after the one that took its stream over, and lies within: it is no news.
+
+        What it holds comes in the newer stream; if it still lives in the old one, it answers there. To be asked when
+        the doorbell comes: of several that come at once the last may be the one that takes over.
+        """
+        return head.newest <= state.taken_over.get(head.stream, -1)
 
     def drop(self, till: str, state: TillState, key: Key) -> None:
         """Forget a head that is settled."""

@@ -8,7 +8,7 @@ from factories import CENTRAL, TILL, a_bell, a_collector, a_stream
 from central.batch import Heard, Mark, NewStream, OpenTask, Outcome
 from central.commands import Ask, Confirm, Note, OpenStream
 from wire import chain
-from wire.messages import Quarantined, TillPresence, said
+from wire.messages import History, Quarantined, TillPresence, said
 
 
 def digest(number):
@@ -666,6 +666,22 @@ def test_a_till_is_told_to_keep_all_until_its_clock_was_seen_and_again_when_it_c
                                    ((3, 300), True, False), ((1, 400), True, True)):  # fmt: skip
         core.on_clock(TILL, shown, is_right=is_right)
         assert core.tills[TILL].is_clock_right is not keeps
+
+
+@pytest.mark.fault("F19", "F20")
+def test_a_doorbell_that_came_before_its_stream_was_taken_over_is_a_promise():
+    """Losing order: life A rings, its clone rings for the stream that took A's over, and then both are looked up."""
+    core = a_collector()
+    (opened,) = ring(core, 4, boot_id="life-a")
+    ring(
+        core, 4, boot_id="clone", stream=a_stream(2), previous=(History(stream=a_stream(), newest=4, digest=b"c" * 16),)
+    )
+    (late,) = ring(core, 3, 1.0, boot_id="life-a")
+    core.on_stream_opened(TILL, mark(3), 1.0, is_new=False, head=opened.stream.head)
+    core.on_stream_opened(TILL, mark(3), 1.0, is_new=False, head=late.stream.head)
+
+    assert [4] == [head.newest for head in core.heard({TILL})[TILL]]
+    assert late.stream.head is None
 
 
 @pytest.mark.fault("F18")
