@@ -156,6 +156,18 @@ def _refuse_password(url: str) -> None:
         )
 
 
+class NewRows:
+    """Rows of one table, given in one order of columns; what is there already is passed over."""
+
+    def __init__(self, table: str, columns: str) -> None:
+        """Take the columns as ``name type, name type``, in PostgreSQL's words for types."""
+        pairs = [column.split() for column in columns.split(",")]
+        into = f"INSERT INTO {table} ({', '.join(name for name, _ in pairs)})"
+        arrays = ", ".join(f"%b::{kind}[]" for _, kind in pairs)
+        self.each = f"{into} VALUES ({', '.join('?' * len(pairs))}) ON CONFLICT DO NOTHING"
+        self.together = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+
+
 class _Spoken:
     """Says statements that are written once in a database's own words; the other base is peewee's database."""
 
@@ -239,6 +251,10 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         """Write what the last life left in the log anew, before anybody is told of it."""
         self.run("PRAGMA wal_checkpoint(FULL)").fetchall()
 
+    def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
+        """Insert rows and return how many were not there before; one prepared statement takes them."""
+        return self.run_many(new.each, rows)
+
     def writing(self) -> Any:
         """Return a transaction that has its turn to write from the first statement on."""
         return self.atomic("IMMEDIATE")
@@ -301,9 +317,10 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
 
     def _greet(self, connection: Any) -> None:
         """Bound every wait, and say that the database is in use."""
-        from psycopg.types.numeric import Int8Dumper
+        from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 
-        connection.adapters.register_dumper(int, Int8Dumper)  # One type for all, so that one plan serves all rows.
+        for dumper in (Int8BinaryDumper, Int8Dumper):  # One type for all, so that one plan serves all rows.
+            connection.adapters.register_dumper(int, dumper)
         place = self.place
         waits = (place.lock_timeout_s, place.statement_timeout_s, place.idle_timeout_s)
         row = connection.execute(_SESSION, [f"{round(wait_s * 1000)}ms" for wait_s in waits]).fetchone()
@@ -325,6 +342,16 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
 
     def fold(self) -> None:
         """Do nothing: the server looks after its own log."""
+
+    def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
+        """Insert rows and return how many were not there before.
+
+        One statement takes whole columns as arrays: half of the client's time that a statement for each row takes.
+        """
+        with _peewees_errors:
+            cursor = self.cursor()  # type: ignore[no-untyped-call]
+            cursor.execute(new.together, [list(column) for column in zip(*rows, strict=True)])
+        return int(cursor.rowcount)
 
     def begin(self, what: str | None = None) -> None:
         """Begin a transaction; ``what`` is what it is for, in words that have to be its first ones."""

@@ -59,6 +59,11 @@ CREATE VIEW document_tax AS
   FROM document d, json_each(CAST(d.body AS TEXT), '$.taxes') t;
 """
 
+_COMPRESSION = """
+DO $$ BEGIN ALTER TABLE document ALTER body SET COMPRESSION lz4; EXCEPTION WHEN feature_not_supported THEN NULL; END $$;
+"""
+"""The server spends half of its time on the default compression, for 7 % less disk; a build may lack lz4."""
+
 _VIEWS_POSTGRES = """
 CREATE VIEW document_line AS
   SELECT d.id, d.till_id, d.document_id, d.business_day, d.store_id, d.transaction_type,
@@ -128,7 +133,7 @@ def _everywhere(statements: str) -> dict[Kind, str]:
 
 MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_1),
-    {"sqlite": _VIEWS_SQLITE, "postgresql": _VIEWS_POSTGRES},
+    {"sqlite": _VIEWS_SQLITE, "postgresql": _COMPRESSION + _VIEWS_POSTGRES},
     _everywhere(_TABLES_3),
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),

@@ -31,7 +31,7 @@ from .batch import (
     Span,
     with_conflicts,
 )
-from .database import REFUSED, UNSTORABLE, Place, a_place
+from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place
 from .judge import Accepted, Refused, judge
 from .migrations import migrate
 
@@ -41,14 +41,16 @@ log = logging.getLogger("tillstream.central")
 _MARKS = "SELECT till_id, stream, through, digest FROM watermark WHERE till_id IN (TILLS) "
 _LOCKED_MARKS = _MARKS + "{LOCKED}"
 """Of all streams of a till: two processes take turns with it. In one order: they never wait for each other."""
-_DOCUMENTS = (
-    "INSERT INTO document (till_id, stream, sequence, received_at_ms, body, document_id, transaction_type, store_id,"
-    " business_day, shift_number, receipt_number, closed_at_ms, currency, total_minor, is_training)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_DOCUMENTS = NewRows(
+    "document",
+    "till_id text, stream text, sequence bigint, received_at_ms bigint, body bytea, document_id text,"
+    " transaction_type text, store_id text, business_day text, shift_number bigint, receipt_number bigint,"
+    " closed_at_ms bigint, currency text, total_minor bigint, is_training boolean",
 )
-_QUARANTINE = (
-    "INSERT INTO quarantine (till_id, stream, sequence, document_id, code, reason, received_at_ms, body_digest, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_QUARANTINE = NewRows(
+    "quarantine",
+    "till_id text, stream text, sequence bigint, document_id text, code text, reason text, received_at_ms bigint,"
+    " body_digest bytea, body bytea",
 )
 _MOVE = "UPDATE watermark SET through = ?, digest = ?, moved_at_ms = ? WHERE till_id = ? AND stream = ?"
 _OPEN = (
@@ -207,9 +209,10 @@ class Store:
     def _write(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
         conflicts: list[tuple[str, str, Quarantined]] = []
         many = self._run_many
-        if batch.documents and many(_DOCUMENTS, batch.documents) != len(batch.documents):
+        insert = self.database.insert_new
+        if batch.documents and insert(_DOCUMENTS, batch.documents) != len(batch.documents):
             conflicts = self._find_conflicts(batch)
-        if batch.quarantine and many(_QUARANTINE, batch.quarantine) != len(batch.quarantine):
+        if batch.quarantine and insert(_QUARANTINE, batch.quarantine) != len(batch.quarantine):
             self._find_held(batch)
         if batch.held:
             many(_HELD, batch.held)
@@ -260,7 +263,7 @@ class Store:
             return verdict
         self._run("SAVEPOINT trial")
         try:
-            self._run(_DOCUMENTS, Batch(0).document_row(till, "trial", 0, body, verdict))
+            self._run(_DOCUMENTS.each, Batch(0).document_row(till, "trial", 0, body, verdict))
         except REFUSED:
             raise  # The disk or the lock: that says nothing of the document.
         except (pw.DatabaseError, *UNSTORABLE) as problem:
