@@ -11,14 +11,16 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from random import SystemRandom
 
 import psycopg
-from brokers import free_port, wait_until
+from brokers import wait_until
 
 from central.database import Place
 from central.migrations import migrate
@@ -52,7 +54,7 @@ class Postgres:
 
     def __init__(self, folder: Path, *, copy_of: Postgres | None = None, **settings: str) -> None:
         """Make a new cluster in the folder, or a standby of another one."""
-        self.folder, self.port, self.settings = folder, free_port(), SERVER | settings
+        self.folder, self.port, self.settings = folder, _quiet_port(), SERVER | settings
         self.process: subprocess.Popen | None = None
         self._names = count(1)
         self._own(folder)
@@ -160,6 +162,14 @@ class Postgres:
             owner = pwd.getpwnam("postgres")
             for path in paths:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
+
+
+def _quiet_port() -> int:
+    """Return a free port below those that the system gives to whoever connects: it is used again after each restart."""
+    while True:
+        port = SystemRandom().randrange(12_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager
