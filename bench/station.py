@@ -43,7 +43,7 @@ def running(folder: Path, **central_keys: str) -> Iterator[Station]:
         port = probe.getsockname()[1]
     database = folder / "central.db"
     keys = {
-        "BROKER_PORT": str(port),
+        "BROKER_URLS": f"mqtt://127.0.0.1:{port}",
         "TOKEN": "bench",
         "DATABASE": str(database),
         "LOG_LEVEL": "warning",

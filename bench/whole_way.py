@@ -125,7 +125,7 @@ def measure_return() -> list[Figure]:
 
 
 def _fleet(folder: Path, station: Station, tills: list[str]) -> Fleet:
-    settings = FleetSettings(broker_port=station.port, connects_per_s=400)
+    settings = FleetSettings(broker_urls=(f"mqtt://127.0.0.1:{station.port}",), connects_per_s=400)
     fleet = Fleet(settings, lambda till: token(folder, till))
     for till in tills:
         fleet.add_till(till)

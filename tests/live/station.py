@@ -133,7 +133,11 @@ class Station:
         self.tills = [Till(self, till_id, catalogue) for till_id in TILLS[:tills]]
 
     def environment(self, user: str, **keys: str) -> dict[str, str]:
-        keys |= {"BROKER_PORT": str(self.port), "TOKEN": token_of(FLEET_KEY, user), "DATABASE": str(self.database)}
+        keys |= {
+            "BROKER_URLS": f"mqtt://127.0.0.1:{self.port}",
+            "TOKEN": token_of(FLEET_KEY, user),
+            "DATABASE": str(self.database),
+        }
         return {f"TILLSTREAM_{key}": value for key, value in keys.items()}
 
     def _broker(self) -> Program:

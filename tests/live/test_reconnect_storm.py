@@ -47,7 +47,7 @@ def test_five_hundred_tills_that_come_back_at_once_are_drained_by_few_connection
         with (running.site.folder / "passwords").open("a", encoding="utf-8") as passwords:
             passwords.writelines(map(_password_line, NAMES))
         with running:
-            settings = FleetSettings(broker_port=running.site.port, seed=SEED, **WAITS)
+            settings = FleetSettings(broker_urls=(f"mqtt://127.0.0.1:{running.site.port}",), seed=SEED, **WAITS)
             fleet = Fleet(settings, lambda till: token_of(FLEET_KEY, till))
             try:
                 storm(running, fleet)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Self
+from urllib.parse import urlsplit
 
 from brokers import CENTRALS, FLEET_KEY, MOSQUITTO, TILLS, _password_line, wait_until
 from nursery import Executed, Forked, Nursery
@@ -152,25 +153,26 @@ class Yard:
         central_on: Path | None = None,
         mosquitto: tuple[str, ...] = (),
         inside: dict[str, tuple[str, ...]] | None = None,
-        broker_host: str = "127.0.0.1",
+        broker_at: str = "mqtt://127.0.0.1",
     ) -> None:
         """Let a POS wait with its next customer while its till owes ``unsent_most``.
 
         ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep; ``mosquitto`` are further
         lines of its configuration. ``inside`` says within what ``agent``, ``central`` and ``broker`` are to run.
+        ``broker_at`` is how the broker is reached, but for its port.
         """
         inside = inside or {}
-        self._broker_host = broker_host
         self.unsent_most, self.is_dark = unsent_most, False
         self.nursery, self.site, self.seed = nursery, Site(folder, keep=True), seed
         self.site.fleet_key = FLEET_KEY
         (self.site.folder / "fleet.key").write_bytes(FLEET_KEY)
+        self._broker_url = f"{broker_at}:{self.site.port}"
         self.books, self.stored = self.site.books, Counter[str]()
         self.broker = self._broker(broker, mosquitto)
         self.broker.command = [*inside.get("broker", ()), *self.broker.command]
         self.agents_on = agents_on or self.site.folder / "tills"
         self.database = central_on / "central.db" if central_on else self.site.database
-        kept = {"database": str(self.database), "broker_host": broker_host}
+        kept = {"database": str(self.database), "broker_urls": [self._broker_url]}
         child = self.site.central(**CENTRAL | kept | (central_settings or {}))
         program = [*inside.get("central", ()), *central]
         self.central = Forked(nursery, [*program, *child.command[1:]], child.log_path)
@@ -180,7 +182,7 @@ class Yard:
 
     def _till(self, till_id: str, program: tuple[str, ...], settings: dict) -> Till:
         state = self.agents_on / till_id
-        kept = {"state_dir": str(state), "spool_dir": str(state / "spool"), "broker_host": self._broker_host}
+        kept = {"state_dir": str(state), "spool_dir": str(state / "spool"), "broker_urls": [self._broker_url]}
         child = self.site.agent(till_id, self.site.port, **AGENT | kept | settings)
         (state / "spool").mkdir(parents=True, exist_ok=True)
         return Till(self, till_id, [*program, *child.command[1:]], child.log_path, str(self.seed))
@@ -189,7 +191,7 @@ class Yard:
         if kind == "embedded":
             child = self.site.broker()
             return Forked(self.nursery, child.command, child.log_path)
-        config = write_mosquitto(self.site.folder, f"{self.site.port} {self._broker_host}", *lines)
+        config = write_mosquitto(self.site.folder, f"{self.site.port} {urlsplit(self._broker_url).hostname}", *lines)
         return Executed(self.nursery, [MOSQUITTO, "-c", str(config)], self.site.logs / "broker.log")
 
     @property
