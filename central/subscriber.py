@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Protocol
 
 import msgspec
-import peewee as pw
 
 from wire import codec, topics
 from wire.codec import SalesLimits
@@ -25,7 +23,9 @@ from .batch import Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
+from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .day_notes import DayNotes
+from .lock import InUseError
 from .models import MODELS
 from .post import Post
 from .rates import Hourly, Rates
@@ -36,7 +36,6 @@ from .till_state import Task
 log = logging.getLogger("tillstream.central")
 
 Event = Connected | Disconnected | Received | Acknowledged
-_REFUSED = (pw.OperationalError, sqlite3.OperationalError)
 
 
 class Carrier(Protocol):
@@ -77,6 +76,7 @@ class Subscriber:
         self._is_linked = False
         self.refused = 0
         self._begin_at: float | None = None
+        self._retry_s = 0.0
         self.collector = self._begin(now)
 
     def _begin(self, now: float) -> Collector:
@@ -98,14 +98,15 @@ class Subscriber:
         try:
             if self._is_ready(now):
                 self._handle_all(events, now)
-        except _REFUSED as problem:
+        except REFUSED as problem:
             self._begin_again(problem, now)
 
     def _is_ready(self, now: float) -> bool:
         """Say whether the core stands; make it anew if the database refused to be read, and it is time to try."""
         if self._begin_at is not None and now >= self._begin_at:
-            self.collector, self._begin_at = self._begin(now), None
-            self._link.reconnect("the database can be read again")
+            self._open_again(now)
+            if self._begin_at is None:
+                self._link.reconnect("the database can be read again")
         return self._begin_at is None
 
     def _handle_all(self, events: Sequence[Event], now: float) -> None:
@@ -247,7 +248,7 @@ class Subscriber:
                 self._note_days()
             self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
             self._send_settings(now)
-        except _REFUSED as problem:
+        except REFUSED as problem:
             self._begin_again(problem, now)
 
     def next_deadline(self) -> float:
@@ -265,12 +266,30 @@ class Subscriber:
         """
         if is_disk_failure(problem):
             raise problem
-        log.error("database_refused", extra={"also": {"error": str(problem)}})
-        self._link.reconnect(f"the database refused: {problem}")
+        log.error("database_refused", extra={"also": {"error": first_cause(problem)}})
+        self._link.reconnect(f"the database refused: {first_cause(problem)}")
+        self._open_again(now)
+
+    def _open_again(self, now: float) -> None:
+        """Make connection and core anew; what a connection that broke in COMMIT has committed, the rows say."""
         try:
+            self.store.reopen()
             self.collector, self._begin_at = self._begin(now), None
-        except _REFUSED:
-            self._begin_at = now + self.config.retry_min_s
+        except (*REFUSED, InUseError, UnsafeDatabaseError) as problem:
+            self._put_off_beginning(problem, now)
+            return
+        if self._retry_s:
+            log.info("database_back", extra={"also": {"database": self.config.database}})
+        self._retry_s = 0.0
+
+    def _put_off_beginning(self, problem: Exception, now: float) -> None:
+        """Wait longer each time: a server that comes up is not to be met by all its workers at once."""
+        least, most = self.config.database_retry_min_s, self.config.database_retry_max_s
+        self._retry_s = min(most, max(least, 2 * self._retry_s))
+        wait_s = self._retry_s * self._rng.uniform(0.7, 1.0)
+        self._begin_at = now + wait_s
+        also = {"database": self.config.database, "error": first_cause(problem), "again_in_s": round(wait_s, 2)}
+        log.warning("database_away", extra={"also": also})
 
     def _take_up_rows(self, now: float) -> None:
         """Look at the rows again: another process with this number may have moved them, or heard of other heads."""
