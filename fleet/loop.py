@@ -41,6 +41,8 @@ class FleetSettings:
     """Where the fleet connects and how its tills behave."""
 
     broker_urls: tuple[str, ...] = DEFAULT
+    tls_ca_file: str = ""
+    """The certificate authority of the brokers' certificates."""
     outbox_dir: Path | None = None
     """Where each till keeps its outbox file; None keeps them in memory, so a killed process loses its documents."""
     automation: Automation = PER_RECEIPT
@@ -99,6 +101,7 @@ class Fleet:
             till_id=till_id,
             store_id=store_id,
             broker_urls=settings.broker_urls,
+            tls_ca_file=settings.tls_ca_file,
             token=self._token_of(till_id),
             keepalive_s=settings.keepalive_s,
             presence_every_s=settings.presence_every_s,

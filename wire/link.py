@@ -197,6 +197,8 @@ class Connection:
     def read(self) -> None:
         """For a driver: take what the socket has, and deliver it."""
         self.client.loop_read()
+        while isinstance(sock := self.sock, ssl.SSLSocket) and sock.pending():
+            self.client.loop_read()  # What is deciphered already no selector tells of.
 
     def write(self) -> bool:
         """For a driver: send what waits; True means that the socket took no more and must be watched for writing."""
