@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -168,6 +169,23 @@ class NewRows:
         self.together = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
 
 
+class Inserting:
+    """Rows on their way into one table."""
+
+    def __init__(self, insert: Callable[[Sequence[Sequence[Any]]], Any]) -> None:
+        self._insert = insert
+        self._cursors: list[Any] = []
+
+    def add(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Send rows on their way; what the database says of them may come as late as at the end."""
+        if rows:
+            self._cursors.append(self._insert(rows))
+
+    def count(self) -> int:
+        """Return, after the end, how many were not there before."""
+        return sum(int(cursor.rowcount) for cursor in self._cursors)
+
+
 class _Spoken:
     """Says statements that are written once in a database's own words; the other base is peewee's database."""
 
@@ -181,12 +199,22 @@ class _Spoken:
         """Run one statement and return its cursor; raises peewee's errors."""
         return self.execute_sql(_phrase(statement, self.kind), values)  # type: ignore[attr-defined]
 
-    def run_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run one statement for each row and return how many rows that changed in all; raises peewee's errors."""
+    def run_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> Any:
+        """Run one statement for each row and return the cursor, which counts them all; raises peewee's errors."""
         with _peewees_errors:
             cursor = self.cursor()  # type: ignore[attr-defined]
             cursor.executemany(_phrase(statement, self.kind), rows)
-        return int(cursor.rowcount)
+        return cursor
+
+    def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
+        """Insert rows and return how many were not there before."""
+        with self.inserting(new) as inserting:
+            inserting.add(rows)
+        return inserting.count()
+
+    def inserting(self, new: NewRows) -> AbstractContextManager[Inserting]:
+        """Return what takes rows until its end."""
+        raise NotImplementedError
 
     def run_all(self, statements: str) -> None:
         """Run statements that end in a semicolon and a line break, one after the other."""
@@ -251,9 +279,10 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         """Write what the last life left in the log anew, before anybody is told of it."""
         self.run("PRAGMA wal_checkpoint(FULL)").fetchall()
 
-    def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
-        """Insert rows and return how many were not there before; one prepared statement takes them."""
-        return self.run_many(new.each, rows)
+    @contextmanager
+    def inserting(self, new: NewRows) -> Iterator[Inserting]:
+        """Insert rows as they come, by one prepared statement."""
+        yield Inserting(lambda rows: self.run_many(new.each, rows))
 
     def writing(self) -> Any:
         """Return a transaction that has its turn to write from the first statement on."""
@@ -343,15 +372,19 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
     def fold(self) -> None:
         """Do nothing: the server looks after its own log."""
 
-    def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
-        """Insert rows and return how many were not there before.
+    @contextmanager
+    def inserting(self, new: NewRows) -> Iterator[Inserting]:
+        """Send rows without waiting for what the server says of them: it stores while the caller goes on.
 
-        One statement takes whole columns as arrays: half of the client's time that a statement for each row takes.
+        A statement takes whole columns as arrays: half of the client's time that a statement for each row takes.
         """
-        with _peewees_errors:
+
+        def insert(rows: Sequence[Sequence[Any]]) -> Any:
             cursor = self.cursor()  # type: ignore[no-untyped-call]
-            cursor.execute(new.together, [list(column) for column in zip(*rows, strict=True)])
-        return int(cursor.rowcount)
+            return cursor.execute(new.together, [list(column) for column in zip(*rows, strict=True)])
+
+        with _peewees_errors, self.connection().pipeline():  # type: ignore[no-untyped-call]
+            yield Inserting(insert)
 
     def begin(self, what: str | None = None) -> None:
         """Begin a transaction; ``what`` is what it is for, in words that have to be its first ones."""

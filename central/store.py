@@ -8,7 +8,7 @@ Peewee owns the models and the connection; the statements on a document's path a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -115,6 +115,10 @@ _BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up I
 _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
 
 
+INSERTED_AT_ONCE = 100
+"""So many documents are sent to the database while the next ones are judged."""
+
+
 def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
     return sorted(
         (till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads
@@ -189,13 +193,35 @@ class Store:
         batch = Batch(received_at_ms)
         with self._transaction():
             known = self._marks({parcel.till for parcel in parcels}, _LOCKED_MARKS)
-            outcomes = []
-            for parcel in parcels:
-                key = parcel.till, parcel.upload.header.stream
-                mark = batch.marks.get(key) or known.get(key)
-                outcomes.append(batch.take(parcel, mark, heard.get(parcel.till, ()), judge_one))
-            conflicts = self._write(batch)
+            taken = self._take_all(batch, parcels, known, heard, judge_one)
+            outcomes, inserted = self._insert_beside(taken, batch) if judge_one is judge else (list(taken), None)
+            conflicts = self._write(batch, inserted)
         return with_conflicts(outcomes, conflicts)
+
+    def _take_all(
+        self,
+        batch: Batch,
+        parcels: Sequence[Parcel],
+        known: dict[Key, Mark],
+        heard: dict[str, tuple[Heard, ...]],
+        judge_one: Judge,
+    ) -> Iterator[Outcome]:
+        for parcel in parcels:
+            key = parcel.till, parcel.upload.header.stream
+            mark = batch.marks.get(key) or known.get(key)
+            yield batch.take(parcel, mark, heard.get(parcel.till, ()), judge_one)
+
+    def _insert_beside(self, taken: Iterator[Outcome], batch: Batch) -> tuple[list[Outcome], int]:
+        """Judge documents while a server stores those before them; return how many were not there before."""
+        outcomes, sent = [], 0
+        with self.database.inserting(_DOCUMENTS) as inserting:
+            for outcome in taken:
+                outcomes.append(outcome)
+                if len(batch.documents) >= sent + INSERTED_AT_ONCE:
+                    inserting.add(batch.documents[sent:])
+                    sent = len(batch.documents)
+            inserting.add(batch.documents[sent:])
+        return outcomes, inserting.count()
 
     def _marks(self, tills: set[str], statement: str = _MARKS) -> dict[tuple[str, str], Mark]:
         marks = {}
@@ -206,11 +232,13 @@ class Store:
             marks.update({(till, stream): Mark(stream, through, digest) for till, stream, through, digest in rows})
         return marks
 
-    def _write(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
+    def _write(self, batch: Batch, inserted: int | None = None) -> list[tuple[str, str, Quarantined]]:
         conflicts: list[tuple[str, str, Quarantined]] = []
         many = self._run_many
         insert = self.database.insert_new
-        if batch.documents and insert(_DOCUMENTS, batch.documents) != len(batch.documents):
+        if inserted is None and batch.documents:
+            inserted = insert(_DOCUMENTS, batch.documents)
+        if inserted != len(batch.documents):
             conflicts = self._find_conflicts(batch)
         if batch.quarantine and insert(_QUARANTINE, batch.quarantine) != len(batch.quarantine):
             self._find_held(batch)
