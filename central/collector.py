@@ -13,13 +13,15 @@ from math import inf
 from random import Random
 from typing import Literal
 
-from wire.messages import Quarantined, Reason, ReceiptClosed, SalesStored, TillPresence, UploadRequest, said
+from wire import versions
+from wire.messages import Quarantined, Reason, ReceiptClosed, TillPresence
 
-from .batch import BackedUp, Heard, Mark, NewStream, OpenTask, Outcome
+from .batch import Heard, Mark, NewStream, OpenTask, Outcome, Span
 from .commands import Ask, CollectorLimits, Command, Confirm, Note, OpenStream
 from .counters import Counters
 from .debounce import Debounce
 from .heads import Heads, head_of
+from .speech import Speech
 from .till_state import Task, TillState, even_bell
 from .turns import BACKLOG, LIVE, REPEAT, URGENT, Alarms, Turns
 
@@ -28,10 +30,10 @@ class Collector:
     """Central's side of the protocol, for the tills of one worker."""
 
     def __init__(self, central_id: str, worker: int, task_prefix: str, limits: CollectorLimits, rng: Random) -> None:
-        self.central_id, self.worker, self.limits, self._rng = central_id, worker, limits, rng
+        self.limits, self._rng = limits, rng
+        self.speech = Speech(central_id, worker, limits)
         self.tills: dict[str, TillState] = {}
         self.counters = Counters()
-        self.backed_up = BackedUp()
         self._debounce = Debounce(limits.quiet_s, limits.max_wait_s)
         self.turns = Turns(limits.parallel)
         self._sweep = Alarms()
@@ -105,7 +107,8 @@ class Collector:
         if state.bell and state.bell.boot_id != bell.boot_id:
             state.bad_digests = 0  # What another life of it sent says nothing of the chain that this one holds.
         state.bell, state.is_bell_live = bell, is_live
-        head = None if self._heads.is_late(state, head_of(bell)) else head_of(bell)
+        head = head_of(bell)
+        news = None if self._heads.is_late(state, head) else head
         if bell.previous:
             state.taken_over = {one.stream: one.newest for one in bell.previous}
         if is_live:
@@ -117,7 +120,9 @@ class Collector:
         # A till that was told of more than we remember heard it of the row: another process has moved that.
         if state.mark is None or state.mark.stream != bell.stream or state.mark.through < bell.stored:
             state.mark = None
-            return [OpenStream(NewStream(till, bell.stream, bell.previous, head))]
+            return [OpenStream(NewStream(till, bell.stream, bell.previous, news))]
+        if news:
+            self._heads.hear(till, state, news, state.mark, now)
         return self._weigh(till, state, now)
 
     def on_stream_opened(
@@ -159,8 +164,10 @@ class Collector:
             self._ask_anew(till)
         state.connection = presence.connection
         state.boot_id = presence.boot_id
+        is_upgraded, state.protocol = state.version is None, presence.protocol
         if presence.online:
-            self._is_back(state)
+            self._is_back(state, was_away=is_upgraded)
+            self._go_on_repeating(state)
         else:
             state.is_online = False
         return True
@@ -169,9 +176,9 @@ class Collector:
         """Note whether a till's clock is about ours; ``shown`` is its connection and its clock."""
         self.tills[till].show_clock(shown, is_right=is_right)
 
-    def _is_back(self, state: TillState) -> None:
-        """Ask a till now that was not asked because it was away."""
-        was_away, state.is_online = state.is_online is False, True
+    def _is_back(self, state: TillState, *, was_away: bool = False) -> None:
+        """Ask a till now that was not asked because it was away, or spoke no version of ours."""
+        was_away, state.is_online = was_away or state.is_online is False, True
         if was_away and (task := state.task) and task.state == "resting" and task.till not in self.turns.resting:
             self._enqueue(task)
 
@@ -273,8 +280,6 @@ class Collector:
             return []
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
-        if not self._heads.is_late(state, head_of(bell)):
-            self._heads.hear(till, state, head_of(bell), mark, now)
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent
@@ -342,19 +347,7 @@ class Collector:
         return [self._confirmation(till, state, ())] if state.mark else []
 
     def _confirmation(self, till: str, state: TillState, quarantined: tuple[Quarantined, ...]) -> Confirm:
-        mark = state.mark
-        assert mark is not None, "only what a row says is confirmed"  # noqa: S101 -- callers have just set it
-        message = said(
-            SalesStored,
-            stream=mark.stream,
-            through=mark.through,
-            digest=mark.digest,
-            central_id=self.central_id,
-            backed_up=self.backed_up.of(till, mark.stream),
-            keep=not state.is_clock_right,
-            quarantined=quarantined,
-        )
-        return Confirm(till, message)
+        return Confirm(till, self.speech.confirmation(till, state, quarantined))
 
     # -- What is sent once more -------------------------------------------------------------------------------------
 
@@ -429,13 +422,13 @@ class Collector:
         return commands
 
     def _request(self, till: str, state: TillState, task: Task, now: float) -> list[Command]:
-        if not state.is_approved or state.is_online is False:
+        if not state.is_approved or state.is_online is False or state.version is None:
             self.counters.unasked += 1
             task.state = "resting"  # Without an end: it rings when it is back.
             self._change(task)
             return []
         mark, bell = state.mark, state.bell
-        if task.span and not (mark and mark.stream == task.span.stream and task.attempts < self.limits.attempts_max):
+        if task.span and not self._may_repeat(state, task.span, task.attempts):
             self._give_up_repeat(state, task)
             return []
         if task.first_asked_at is None and not task.attempts and task.task_id.startswith(f"{self._task_prefix}."):
@@ -445,36 +438,27 @@ class Collector:
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
         self.turns.asked.set(till, now + self.limits.timeout_s)
         self.counters.requests += 1
-        return [Ask(till, self._request_message(state, task))]
+        return [Ask(till, self.speech.request(state, task, self._reason(state, task)))]
 
-    def _request_message(self, state: TillState, task: Task) -> UploadRequest:
-        mark, span = state.mark, task.span
-        return said(
-            UploadRequest,
-            stream=mark.stream if mark else None,
-            after=span.after if span else mark.through if mark else 0,
-            through=span.through if span else None,
-            digest=mark.digest if mark and not span else None,
-            central_id=self.central_id,
-            backed_up=self.backed_up.of(task.till, mark.stream) if mark and not span else None,
-            limit_documents=self.limits.limit_documents,
-            limit_bytes=self.limits.limit_bytes,
-            worker=self.worker,
-            task=task.task_id,
-            reason="repeat" if span else self._reason(state, task),
-            keep=not state.is_clock_right,
-        )
+    def _may_repeat(self, state: TillState, span: Span, attempts: int) -> bool:
+        is_same = state.mark is not None and state.mark.stream == span.stream
+        return is_same and attempts < self.limits.attempts_max and (state.version or 0) >= versions.REPEATS_SINCE
 
     def _give_up_repeat(self, state: TillState, task: Task) -> None:
-        """Numbers mean nothing in another stream; with no stream known yet, the doorbell that names it comes first."""
-        if state.mark is None:
+        """Numbers mean nothing in another stream, and an old agent repeats nothing; until both are known it waits."""
+        if state.mark is None or not state.protocol:
             self._set_aside(state)
             return
+        if (state.version or 0) < versions.REPEATS_SINCE:
+            spoken = versions.listed(state.protocol)
+            task.note = f"the till speaks wire version {spoken}, which repeats nothing: upgrade its agent"
         if task.span and state.mark.stream != task.span.stream:
             task.note = f"the till went on in stream {state.mark.stream}"
         self._end(state, task, "failed")
 
     def _reason(self, state: TillState, task: Task) -> Reason:
+        if task.span:
+            return "repeat"
         if state.bad_digests >= self.limits.bad_digests_max:
             state.bad_digests = 0
             return "new_stream"

@@ -124,4 +124,5 @@ def _shown(presence: str) -> dict[str, Any]:
         "troubles": shown.troubles,
         "disk_free_bytes": shown.disk_free_bytes,
         "settings_error": shown.settings_error,
+        "protocol": shown.protocol,
     }

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from wire import versions
+from wire.messages import FIRST, VERSIONS
 from wire.reasons import TILL_TROUBLES, Code, Reason, foremost
 
 
@@ -72,6 +74,8 @@ class Facts:
     troubles: Mapping[str, int] = field(default_factory=dict)
     disk_free_bytes: int | None = None
     settings_error: str = ""
+    protocol: tuple[int, ...] = FIRST
+    """Which wire versions the till speaks."""
 
 
 def reason_of(facts: Facts, now_ms: int, limits: Limits | None = None) -> Reason:
@@ -113,6 +117,8 @@ def _link(facts: Facts, now_ms: int, limits: Limits) -> Iterator[Reason]:
 
 def _troubles(facts: Facts, limits: Limits) -> Iterator[Reason]:
     """Take what the till says of itself, and what its figures say."""
+    if versions.common(facts.protocol) is None:
+        yield Reason("version_unknown", facts.presence_at_ms, versions.differ(facts.protocol, VERSIONS))
     for code, since_ms in facts.troubles.items():
         known = next((one for one in TILL_TROUBLES if one == code), None)
         yield (

@@ -13,7 +13,7 @@ from wire import codec, topics
 from wire.codec import SalesLimits
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
-from wire.messages import CentralPresence, Message, ReceiptClosed, TillPresence, said
+from wire.messages import VERSIONS, CentralPresence, Message, ReceiptClosed, TillPresence, said
 from wire.program import is_disk_failure
 from wire.topics import Address
 
@@ -85,7 +85,7 @@ class Subscriber:
         prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
         core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
         core.on_started(self.store.tills(), self.store.heard_heads(self._clock_ms()), self.store.open_tasks(), now)
-        core.backed_up = self.store.backed_up()
+        core.speech.backed_up = self.store.backed_up()
         return core
 
     # -- What happens ----------------------------------------------------------------------------------------------
@@ -371,8 +371,8 @@ class Subscriber:
 
     def _take_up_backup(self) -> None:
         """Let tills forget what a new backup holds, and show when it was verified."""
-        before, self.collector.backed_up = self.collector.backed_up, self.store.backed_up()
-        if self._is_linked and before.verified_at_ms != self.collector.backed_up.verified_at_ms:
+        before, self.collector.speech.backed_up = self.collector.speech.backed_up, self.store.backed_up()
+        if self._is_linked and before.verified_at_ms != self.collector.speech.backed_up.verified_at_ms:
             self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
 
     def _note_days(self) -> None:
@@ -390,9 +390,10 @@ class Subscriber:
         return said(
             CentralPresence,
             online=online,
+            protocol=VERSIONS,
             central_id=self.store.central_id,
             incarnation=self.store.incarnation,
-            verified_backup_at_ms=self.collector.backed_up.verified_at_ms,
+            verified_backup_at_ms=self.collector.speech.backed_up.verified_at_ms,
         )
 
     def stop(self) -> None:

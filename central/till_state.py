@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wire.messages import Reason, ReceiptClosed, said
+from wire import versions
+from wire.messages import FIRST, Reason, ReceiptClosed, said
 
 from .batch import Heard, Mark, Span
 
@@ -56,9 +57,12 @@ class TillState:
     """What a person asked for once more; taken up only while nothing new is owed."""
     is_online: bool | None = None
     connection: int = -1
+    protocol: tuple[int, ...] = ()
+    """Which wire versions it speaks; empty until it has shown itself."""
     boot_id: str = ""
     """Which life of its agent showed itself last."""
     clock_shown: tuple[int, int] = (-1, 0)
+    """The connection in which it last showed its clock, and what that said (epoch milliseconds)."""
     is_clock_right: bool = False
     """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True
@@ -69,6 +73,11 @@ class TillState:
     """Whether it let the last request pass: until it answers one, it is asked in what slots the others leave."""
     heads: dict[tuple[str, str], tuple[Heard, float]] = field(default_factory=dict)
     checked_at: float = 0.0
+
+    @property
+    def version(self) -> int | None:
+        """The wire version to use with it; None if it speaks none of ours."""
+        return versions.common(self.protocol or FIRST)
 
     def show_clock(self, shown: tuple[int, int], *, is_right: bool) -> None:
         """Note a clock by which the till forgets; what was shown earlier and comes late tells nothing of now."""

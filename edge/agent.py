@@ -158,20 +158,21 @@ class Agent:
         address = topics.parse(received.topic)
         try:
             if address and (address.till == self.config.till_id or address.topic is topics.CENTRAL_PRESENCE):
-                self._run(self._decide(address.topic, received.payload, now), now)
+                self._run(self._decide(address, received.payload, now), now)
         except codec.WireError as problem:
             log.warning("refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
         finally:
             self._link.acknowledge(received)
 
-    def _decide(self, topic: topics.Topic, payload: bytes, now: float) -> list[Command]:
+    def _decide(self, address: topics.Address, payload: bytes, now: float) -> list[Command]:
+        topic, worker = address.topic, address.worker
         if topic is topics.UPLOAD_REQUEST:
             return self._serve(codec.decode(UploadRequest, payload), now)
         if topic is topics.SALES_STORED:
             stored = codec.decode(SalesStored, payload)
             return self.syps.on_sales_stored(stored, self.outbox.digest_at(stored.through), self.outbox.head(), now)
         if topic is topics.CENTRAL_PRESENCE and payload:
-            return self.syps.on_central_presence(codec.decode(CentralPresence, payload))
+            return self.syps.on_central_presence(worker or 0, codec.decode(CentralPresence, payload))
         if topic is topics.SETTINGS and self.automation.take(payload):
             return self._apply_automation(now)
         return []
@@ -389,6 +390,7 @@ class Agent:
             return
         header = said(
             Sales,
+            v=request.v,
             stream=request.stream,
             after=request.after,
             through=through,

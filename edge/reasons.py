@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from wire import versions
+from wire.messages import VERSIONS
 from wire.reasons import TILL_TROUBLES, Code, Reason, foremost
 
 DISK_FREE_MIN_BYTES = 64 * 2**20
@@ -27,6 +29,8 @@ class Facts:
     cuts: int = 0
     """How many connections of late ended soon after they had begun."""
     is_central_online: bool = True
+    central_protocol: tuple[int, ...] = VERSIONS
+    """Which wire versions the till's own central speaks."""
     rung_unconfirmed: int = 0
     """Doorbells since the last request that nobody came for."""
     disk_free_bytes: int | None = None
@@ -106,6 +110,8 @@ def _all(facts: Facts) -> Iterator[Reason]:
 
 
 def _troubles(facts: Facts) -> Iterator[Reason]:
+    if versions.common(facts.central_protocol) is None:
+        yield Reason("version_unknown", None, versions.differ(VERSIONS, facts.central_protocol))
     if facts.cuts >= CUTS_MIN:
         yield Reason("identity_shared", None, str(facts.cuts))
     free = facts.disk_free_bytes

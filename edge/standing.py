@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wire import codec
-from wire.messages import TillPresence, said
+from wire.messages import VERSIONS, TillPresence, said
 from wire.reasons import Reason
 from wire.translation import tell
 
@@ -135,6 +135,7 @@ class Standing:
             refused=self.refused,
             cuts=self.cuts.count,
             is_central_online=self._syps.is_central_online,
+            central_protocol=self._syps.central_protocol,
             rung_unconfirmed=self._syps.unconfirmed,
             disk_free_bytes=self._disk_free_bytes(),
             is_outbox_full=self.is_outbox_full,
@@ -156,6 +157,7 @@ class Standing:
         message = said(
             TillPresence,
             online=online,
+            protocol=VERSIONS,
             connection=self._starts * 1_000_000 + generation,
             store_id=self._config.store_id,
             agent_version=agent_version(),

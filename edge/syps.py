@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from wire.messages import CentralPresence, History, ReceiptClosed, SalesStored, UploadRequest, said
+from wire.messages import VERSIONS, CentralPresence, History, ReceiptClosed, SalesStored, UploadRequest, said
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,10 @@ class Syps:
     rng: Random
     counters: Counters = field(default_factory=Counters)
     _connected: bool = False
-    _central_online: bool = False
+    _centrals: dict[int, CentralPresence] = field(default_factory=dict)
+    """What each worker of a central showed last in this connection."""
+    _worker: int | None = None
+    """Which of them answers for this till: the one that asked last."""
     _has_word: bool = False
     """Whether the own central said in this connection how far it is, and that the till's clock is right.
 
@@ -171,12 +174,24 @@ class Syps:
     @property
     def may_prune(self) -> bool:
         """Say whether the till's own central is there and has said how far it is: forgetting waits for both."""
-        return self._connected and self._central_online and self._has_word
+        return self._connected and self._has_word and self.is_central_online
 
     @property
     def is_central_online(self) -> bool:
         """Say whether the till's own central has shown itself; the first one is yet to be heard of."""
-        return self._central_online or self.own_central is None
+        return self.own_central is None or any(one.online for one in self._own_workers())
+
+    @property
+    def central_protocol(self) -> tuple[int, ...]:
+        """Which wire versions the till's own central speaks; as many as the till until it has shown itself."""
+        spoken = {version for one in self._own_workers() if one.online for version in one.protocol}
+        return tuple(sorted(spoken)) or VERSIONS
+
+    def _own_workers(self) -> list[CentralPresence]:
+        """Return what the worker showed that answers for this till; all of them until it is known which that is."""
+        own = {worker: one for worker, one in self._centrals.items() if one.central_id == self.own_central}
+        mine = own.get(self._worker or 0)
+        return [mine] if mine else list(own.values())
 
     def on_connected(self, head: Head, now: float) -> list[Command]:
         """Say everything again: the broker may have lost it, and central may be another one than yesterday's."""
@@ -188,7 +203,8 @@ class Syps:
 
     def on_disconnected(self) -> list[Command]:
         """Queue nothing: after the outage only the newest doorbell counts."""
-        self._connected = self._central_online = self._has_word = False
+        self._connected = self._has_word = False
+        self._centrals.clear()
         return []
 
     def on_appended(self, head: Head, now: float, *, rings: bool, urgent: bool = False) -> list[Command]:
@@ -229,7 +245,7 @@ class Syps:
         self.counters.requests += 1
         self.unconfirmed = 0
         if request.reason != "repeat" and self.own_central in (None, request.central_id):
-            self._ring_again_at, self._ring_wait_s = None, 0.0
+            self._ring_again_at, self._ring_wait_s, self._worker = None, 0.0, request.worker
         if request.stream != head.stream:
             return self.on_ring_asked(now)
         if request.reason == "repeat":
@@ -277,12 +293,19 @@ class Syps:
         self.head, self._waiting = head, None
         return self._ring(now)
 
-    def on_central_presence(self, presence: CentralPresence) -> list[Command]:
-        """Remember whether the own central is there; what it said before it went, or was restored, counts no more."""
-        if presence.central_id == self.own_central:
-            self._central_online = presence.online
-            is_same = presence.online and self._incarnation in (None, presence.incarnation)
-            self._has_word, self._incarnation = self._has_word and is_same, presence.incarnation
+    def on_central_presence(self, worker: int, presence: CentralPresence) -> list[Command]:
+        """Remember which workers are there; what the own central said before it went, or was restored, counts no more.
+
+        That another worker went says nothing of the one that answers for this till.
+        """
+        self._centrals[worker] = presence
+        if presence.central_id != self.own_central:
+            return []
+        if presence.online:
+            self._has_word = self._has_word and self._incarnation in (None, presence.incarnation)
+            self._incarnation = presence.incarnation
+        elif worker == self._worker or self._worker is None:
+            self._has_word = False
         return []
 
     def on_tick(self, now: float) -> list[Command]:
@@ -336,7 +359,8 @@ class Syps:
         self, through: int, central_id: str, backed_up: int | None, now: float, *, keeps: bool
     ) -> list[Command]:
         if self.own_central is None:
-            self.own_central, self._central_online = central_id, True
+            self.own_central = central_id
+            self._hear_of(central_id)
         if central_id != self.own_central:
             self.counters.foreign_central += 1
             return []
@@ -346,6 +370,12 @@ class Syps:
         else:
             self._wait_for_request(now)
         return [MarkStored(through, central_id, backed_up)]
+
+    def _hear_of(self, central_id: str) -> None:
+        """Take the first word of a central for its presence, if that is still to come."""
+        if not self._own_workers():
+            shown = said(CentralPresence, online=True, protocol=VERSIONS, central_id=central_id, incarnation=0)
+            self._centrals[self._worker or 0] = shown
 
     def _start_stream(self, request: UploadRequest, now: float) -> list[Command]:
         while self._forks and now - self._forks[0] >= 3600:

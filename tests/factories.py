@@ -23,7 +23,7 @@ from fleet.catalogue import make_catalogue
 from fleet.loop import PER_RECEIPT
 from wire import chain
 from wire.codec import Upload
-from wire.messages import ReceiptClosed, Sales, SalesStored, UploadRequest, said
+from wire.messages import VERSIONS, ReceiptClosed, Sales, SalesStored, TillPresence, UploadRequest, said
 
 TILL, CENTRAL, BOOT = "till-1", "central-of-ours", "boot-1"
 NOW_MS = 1_772_600_000_000
@@ -107,6 +107,12 @@ def a_bell(newest=1, digest=None, stream=None, **fields):
     fields = {"boot_id": BOOT, **fields}
     made = digest if digest is not None else bytes([newest % 256]) * 16
     return said(ReceiptClosed, stream=stream or a_stream(), newest=newest, digest=made, **fields)
+
+
+def a_greeting(connection=1, **fields):
+    """Return what a till of today shows of itself."""
+    fields = {"online": True, "protocol": VERSIONS, "boot_id": BOOT, **fields}
+    return said(TillPresence, connection=connection, **fields)
 
 
 def a_request(after=0, digest=None, stream=None, **fields):

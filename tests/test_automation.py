@@ -266,7 +266,7 @@ def test_files_are_readable_for_the_agent_whoever_edits(tmp_path):
         (settings(8, Automation(events={"document_closed": 5})), "revision 8: event document_closed: macro 5"),
         (b'{"v":1,"revision":8,"limits":{"ring_again_s":0}}', "revision 8: bad_message: .*ring_again_s"),
         (b'{"v":1,"revision":8,"automation":{"actoins":[]}}', "revision 8: bad_message: .*actoins"),
-        (b'{"v":2,"revision":8}', "revision 8: unknown_version"),
+        (b'{"v":3,"revision":8}', "revision 8: unknown_version"),
         (b'{"v":1,"revision":"' + b"9" * 70_000 + b'"}', "revision 0: too_large"),
         (b"{", "revision 0: bad_json"),
     ],

@@ -46,6 +46,10 @@ def wanted(state, attempts=1, age_s=10):
         (replace(BEHIND, troubles={"disk_full": 5}, disk_free_bytes=3), Reason("disk_full", 5, "3")),
         (replace(BEHIND, troubles={"outbox_full": 5, "intake_failing": 1}), Reason("outbox_full", 5)),
         (replace(BEHIND, is_online=False, troubles={"identity_shared": 4}), Reason("identity_shared", 4)),
+        (
+            replace(BEHIND, presence_at_ms=NOW_MS, protocol=(3, 4)),
+            Reason("version_unknown", NOW_MS, "till 3, 4; central 1, 2"),
+        ),
         (replace(EVERYTHING, troubles={"intake_failing": 1}), Reason("intake_failing", 1)),
         (replace(BEHIND, streams=2, stream_since_ms=4), Reason("history_forked", 4)),
         (replace(EVERYTHING, streams=2, stream_since_ms=4), Reason("up_to_date")),
@@ -228,6 +232,7 @@ WELL = edge_reasons.Facts(is_connected=True, unsent=0)
         (replace(WELL, is_connected=False, unsent=3, refused="no"), "login_refused", "no"),
         (replace(WELL, is_connected=False, unsent=3, cuts=4), "identity_shared", "4"),
         (replace(WELL, cuts=3), "up_to_date", ""),
+        (replace(WELL, unsent=3, central_protocol=(3,)), "version_unknown", "till 1, 2; central 3"),
         (replace(WELL, is_connected=False, unsent=3, is_outbox_full=True), "link_down", ""),
         (replace(WELL, unsent=3, is_central_online=False, rung_unconfirmed=2), "central_away", ""),
         (replace(WELL, is_central_online=False), "up_to_date", ""),

@@ -10,6 +10,7 @@ from factories import (
     TILL,
     a_bell,
     a_collector,
+    a_greeting,
     a_request,
     a_sale,
     a_store,
@@ -227,6 +228,7 @@ def asks(commands):
 def a_core(through=1000, **limits):
     """Return central's rules with one till that is even, at ``through``."""
     core = a_collector(**limits)
+    core.on_presence(TILL, a_greeting(), 0)
     core.on_receipt_closed(TILL, a_bell(through, digest(through), stored=through), 0, is_live=True)
     core.on_stream_opened(TILL, Mark(a_stream(), through, digest(through)), 0, is_new=False)
     return core
@@ -470,6 +472,7 @@ def test_repetitions_leave_half_the_slots_to_what_is_new():
     """Tills that do not answer a repetition hold their slots until it runs out: live sales must not wait for that."""
     core = a_collector(parallel=4)
     for till in "abcdef":
+        core.on_presence(till, a_greeting(), 0)
         core.on_receipt_closed(till, a_bell(1000, digest(1000), stored=1000), 0, is_live=True)
         core.on_stream_opened(till, Mark(a_stream(), 1000, digest(1000)), 0, is_new=False)
         core.on_task(OpenTask(f"wish-{till}", till, "operator", 0, Span(a_stream(), 0, 1000)), 0)

@@ -143,7 +143,7 @@ def test_the_one_reason_follows_what_holds_everything_up(stand):
     stand.at(1.0, Connected(1))
     assert stand.code() == "central_away"
     present = said(CentralPresence, online=True, central_id=CENTRAL, incarnation=1)
-    stand.agent.syps.on_central_presence(present)
+    stand.agent.syps.on_central_presence(1, present)
     assert stand.code() == "uploading"
     stand.agent.syps.on_acknowledged("ring", 1.0)
     stand.at(200.0)

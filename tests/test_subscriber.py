@@ -14,6 +14,7 @@ from factories import (
     TILL,
     RecordingLink,
     a_bell,
+    a_greeting,
     a_sale,
     a_store,
     a_stream,
@@ -26,7 +27,7 @@ from central.config import CentralConfig
 from central.subscriber import Subscriber
 from wire import codec, topics
 from wire.link import Acknowledged, Connected, Disconnected, Received
-from wire.messages import CentralPresence, SalesStored, TillPresence, UploadRequest, said
+from wire.messages import VERSIONS, CentralPresence, SalesStored, TillPresence, UploadRequest, said
 
 
 class Central:
@@ -44,6 +45,9 @@ class Central:
 
     def bell(self, newest, till=TILL, **fields):
         return self.received(topics.RECEIPT_CLOSED.of(till=till), codec.encode(a_bell(newest, **fields)))
+
+    def presence(self, shown, till=TILL):
+        return self.received(topics.TILL_PRESENCE.of(till=till), codec.encode(shown))
 
     def sales(self, bodies, till=TILL, **fields):
         upload = an_upload(bodies, **fields)
@@ -292,7 +296,12 @@ def test_central_shows_itself_to_all_tills_on_every_connect(central):
     ((topic, payload, retained),) = central.link.published
     presence = codec.decode(CentralPresence, payload)
     assert ("central/1/presence", True) == (topic, retained)
-    assert (True, CENTRAL, 1, (1,)) == (presence.online, presence.central_id, presence.incarnation, presence.protocol)
+    assert (True, CENTRAL, 1, VERSIONS) == (
+        presence.online,
+        presence.central_id,
+        presence.incarnation,
+        presence.protocol,
+    )
 
 
 def test_presences_are_written_once_a_second_for_all_tills(central):
@@ -385,7 +394,9 @@ def shown(central):
 def test_tills_hear_how_far_they_are_backed_up_once_a_backup_was_made(central):
     """Nothing is said before the first backup; after it always, within a second, also of a stream it did not know."""
     bodies = some_sales(2)
-    central.shell.handle_all([Connected(1), central.bell(2, digest=digest_of(bodies))], 0.0)
+    greetings = [central.presence(a_greeting(clock_ms=NOW_MS), till) for till in (TILL, "till-2")]
+    central.shell.handle_all([Connected(1), *greetings], 0.0)
+    central.shell.handle_all([central.bell(2, digest=digest_of(bodies))], 0.0)
     central.shell.tick(1.0)
     central.shell.handle_all([central.sales(bodies)], 1.1)
     record_backup(central, 1)
@@ -411,6 +422,6 @@ def test_how_far_tills_are_backed_up_is_known_from_the_start_on(path):
     central.shell._begin_again(OSError("no"), 0.0)
     central.shell.handle_all([Connected(1)], 0.0)
 
-    assert central.shell.collector.backed_up.of(TILL, a_stream()) == 0
+    assert central.shell.collector.speech.backed_up.of(TILL, a_stream()) == 0
     assert shown(central) == [NOW_MS + 5]
     central.store.close()

@@ -315,15 +315,15 @@ def test_a_till_prunes_only_while_its_own_central_is_there():
 
     syps.on_sales_stored(a_confirmation(5, HELD), HELD, syps.head, 1)
     assert Prune not in kinds(syps.on_tick(7000))
-    syps.on_central_presence(presence("another", online=True))
+    syps.on_central_presence(1, presence("another", online=True))
     assert Prune not in kinds(syps.on_tick(7001))
-    syps.on_central_presence(presence(CENTRAL, online=True))
+    syps.on_central_presence(1, presence(CENTRAL, online=True))
     assert Prune in kinds(syps.on_tick(7002))
     assert Prune not in kinds(syps.on_tick(7002 + 3599))
     assert Prune in kinds(syps.on_tick(7002 + 3600))
-    syps.on_central_presence(presence(CENTRAL, online=False))
+    syps.on_central_presence(1, presence(CENTRAL, online=False))
     assert Prune not in kinds(syps.on_tick(20_000))
-    syps.on_central_presence(presence(CENTRAL, online=True))
+    syps.on_central_presence(1, presence(CENTRAL, online=True))
     syps.on_disconnected()
     syps.on_connected(syps.head, 30_000)
     assert Prune not in kinds(syps.on_tick(40_000))
@@ -337,23 +337,23 @@ def test_a_till_prunes_only_by_what_its_central_said_in_this_connection():
     def come(incarnation, *, online=True):
         return said(CentralPresence, online=online, central_id=CENTRAL, incarnation=incarnation)
 
-    syps.on_central_presence(come(1))
+    syps.on_central_presence(1, come(1))
     assert not syps.may_prune
     assert syps.next_deadline() > 0
     syps.on_sales_stored(a_confirmation(5, HELD), HELD, syps.head, 1)
     assert syps.may_prune
     for again in ([come(1, online=False), come(1)], [come(2)]):
         for presence in again:
-            syps.on_central_presence(presence)
+            syps.on_central_presence(1, presence)
         assert not syps.may_prune
         syps.on_sales_stored(a_confirmation(2, HELD), HELD, syps.head, 2)
         assert syps.may_prune
 
-    syps.on_central_presence(come(2))
+    syps.on_central_presence(1, come(2))
     assert syps.may_prune  # It only showed its newest backup.
     syps.on_disconnected()
     syps.on_connected(syps.head, 3)
-    syps.on_central_presence(come(2))
+    syps.on_central_presence(1, come(2))
     assert not syps.may_prune
 
 

@@ -9,7 +9,7 @@ import msgspec
 from . import topics
 from .documents import Document
 from .messages import (
-    VERSION,
+    NEWEST,
     CentralPresence,
     Message,
     ReceiptClosed,
@@ -41,7 +41,7 @@ def asyncapi() -> dict[str, Any]:
         "asyncapi": "3.0.0",
         "info": {
             "title": "tillstream",
-            "version": str(VERSION),
+            "version": str(NEWEST),
             "description": "All by QoS 1. `sales` is a header line and documents, raw deflate with dictionary 1.",
         },
         "channels": {topic.name: _channel(topic, name) for topic, name in names.items()},

@@ -23,12 +23,14 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from .codec import SalesLimits
-from .messages import VERSION, Count, Digest, EpochMs, Sequence, StreamId
+from .messages import Count, Digest, EpochMs, Sequence, StreamId
 from .topics import TILL_ID_PATTERN
 
 HEADER_BYTES = 1024
 SEAL_BYTES = 32
 LENGTH_BYTES = 4
+VERSION = 1
+"""Of the file. What it holds is of the oldest wire version: whoever reads it is not known."""
 BLOCK_BYTES = 2**20
 
 CARRIAGE_LIMIT_BYTES = 2**30

@@ -15,7 +15,7 @@ import msgspec
 
 from .dictionary import DICTIONARY_1
 from .documents import DOCUMENT_LIMIT_MAX_BYTES
-from .messages import VERSION, Message, Sales
+from .messages import VERSIONS, Message, Presence, Sales
 
 FORMAT_1 = b"\x01"
 HEADER_LIMIT_BYTES = 4096
@@ -125,7 +125,8 @@ def _decode_json(message_type: type[AnyMessage], payload: bytes) -> AnyMessage:
     try:
         return msgspec.json.decode(payload, type=message_type)
     except msgspec.ValidationError as problem:
-        _refuse_other_version(payload)
+        if not issubclass(message_type, Presence):
+            _refuse_other_version(payload)
         raise WireError("bad_message", str(problem)) from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise WireError("bad_json", str(problem)) from problem
@@ -136,5 +137,6 @@ def _refuse_other_version(payload: bytes) -> None:
         version = msgspec.json.decode(payload, type=_Versioned).v
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    if version != VERSION:
-        raise WireError("unknown_version", f"version {str(version)[:20]}; this program speaks {VERSION}")
+    if version not in VERSIONS:
+        ours = ", ".join(map(str, VERSIONS))
+        raise WireError("unknown_version", f"version {str(version)[:20]}; this program speaks {ours}")

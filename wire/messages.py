@@ -13,8 +13,16 @@ from msgspec import Meta, Struct
 
 from .automation import Automation
 
-VERSION = 1
-"""The wire version this code speaks; a message of another version is refused with a reason."""
+VERSIONS = (1, 2)
+"""The wire versions this code speaks, oldest first; a message of another version is refused with a reason.
+
+What a till and central say to each other is in the highest that both speak (``wire.versions``). What is retained is
+said in the oldest: nobody knows who will read it.
+"""
+
+OLDEST, NEWEST = VERSIONS[0], VERSIONS[-1]
+FIRST = (1,)
+"""What a program speaks that says nothing of versions."""
 
 HISTORIES_MAX = 16
 
@@ -31,10 +39,26 @@ Reason = Literal["doorbell", "sweep", "operator", "retry", "new_stream", "repeat
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 
 
-class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every message carries: the wire version."""
+Protocol = Annotated[tuple[Annotated[int, Meta(ge=1, le=999)], ...], Meta(min_length=1, max_length=32)]
 
-    v: Literal[1]
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whatever travels."""
+
+
+class Versioned(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What every message but the two presences carries: its wire version, one of ``VERSIONS``."""
+
+    v: Literal[1, 2]
+
+
+class Presence(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What the two ends greet each other with. It is read in whatever version it is: its fields only ever grow."""
+
+    v: Annotated[int, Meta(ge=1, le=999)]
+    online: bool
+    protocol: Protocol = FIRST
+    """The wire versions that the sender speaks."""
 
 
 SomeMessage = TypeVar("SomeMessage", bound=Message)
@@ -55,7 +79,7 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agreed_digest: Digest | None = None
 
 
-class ReceiptClosed(Message, frozen=True, kw_only=True, omit_defaults=True):
+class ReceiptClosed(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Till → central, retained: the doorbell. I hold documents ``oldest..newest``; the chain's digest is at newest.
 
     ``stored`` is what the till believes central has. May be lost, repeated or late: the next one says it all again.
@@ -72,11 +96,12 @@ class ReceiptClosed(Message, frozen=True, kw_only=True, omit_defaults=True):
     urgent: bool = False
 
 
-class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
+class UploadRequest(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Central → till: I have everything up to ``after`` with this digest; send what follows.
 
     It is the cumulative acknowledgement too. ``stream`` is None when central knows no stream of this till yet.
-    With ``reason`` repeat it asks for ``(after, through]`` once more, acknowledges nothing and carries no digest.
+    With ``reason`` repeat, since version 2, it asks for ``(after, through]`` once more, acknowledges nothing and
+    carries no digest.
     """
 
     stream: StreamId | None = None
@@ -91,10 +116,10 @@ class UploadRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     task: ShortId
     reason: Reason = "doorbell"
     keep: bool = False
-    """Forget nothing: the till's clock, by which it would, is not known to be right."""
+    """Forget nothing: the till's clock, by which it would, is not known to be right. Since version 2."""
 
 
-class Sales(Message, frozen=True, kw_only=True, omit_defaults=True):
+class Sales(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Till → central: the header of one upload: *all* documents in ``(after, through]``; the digest is at through.
 
     The documents follow it, one a line, byte for byte as the outbox holds them. ``before``, the digest at ``after``,
@@ -116,7 +141,7 @@ class Quarantined(Struct, frozen=True, array_like=True):
     code: ShortId
 
 
-class SalesStored(Message, frozen=True, kw_only=True, omit_defaults=True):
+class SalesStored(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Central → till: everything up to ``through`` is committed in the database named ``central_id``."""
 
     stream: StreamId
@@ -129,13 +154,12 @@ class SalesStored(Message, frozen=True, kw_only=True, omit_defaults=True):
     quarantined: Annotated[tuple[Quarantined, ...], Meta(max_length=10_000)] = ()
 
 
-class TillPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
+class TillPresence(Presence, frozen=True, kw_only=True, omit_defaults=True):
     """Till → central, retained, and the till's will.
 
     ``connection`` counts up: an offline with an older number is the late will of a connection since replaced.
     """
 
-    online: bool
     connection: Count
     store_id: Annotated[str, Meta(max_length=64, pattern=r"^[^\x00-\x1f]*$(?!\n)")] = ""
     agent_version: Annotated[str, Meta(max_length=64)] = ""
@@ -164,7 +188,7 @@ class TillLimits(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     retention_days: Annotated[float, Meta(gt=0, le=3650)] | None = None
 
 
-class Settings(Message, frozen=True, kw_only=True, omit_defaults=True):
+class Settings(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Central → till, retained: what this till is to do, as a whole; an empty payload gives the till back to itself."""
 
     revision: Annotated[int, Meta(ge=1, le=2**53 - 1)]
@@ -172,19 +196,17 @@ class Settings(Message, frozen=True, kw_only=True, omit_defaults=True):
     limits: TillLimits | None = None
 
 
-class CentralPresence(Message, frozen=True, kw_only=True, omit_defaults=True):
+class CentralPresence(Presence, frozen=True, kw_only=True, omit_defaults=True):
     """Central → tills, retained, and central's will: who serves, which versions it accepts, how far backups reach."""
 
-    online: bool
-    protocol: tuple[int, ...] = (VERSION,)
     central_id: ShortId
     incarnation: Count
     verified_backup_at_ms: EpochMs | None = None
 
 
 def said(message_type: type[SomeMessage], **fields: object) -> SomeMessage:
-    """Build a message of this wire version, validating its fields as if it had been received.
+    """Build a message of the oldest wire version, or of ``v``, validating its fields as if it had been received.
 
     Raises msgspec.ValidationError that names the field.
     """
-    return msgspec.convert({"v": VERSION, **fields}, message_type)
+    return msgspec.convert({"v": OLDEST, **fields}, message_type)

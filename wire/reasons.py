@@ -16,8 +16,8 @@ Severity = Literal["fine", "wait", "act"]
 
 Code = Literal[
     "parked", "revoked", "not_approved", "never_seen",
-    "login_refused", "identity_shared", "link_down", "agent_silent", "disk_full", "outbox_full", "intake_failing",
-    "history_forked", "central_away", "unanswered", "waiting_for_admission", "uploading",
+    "login_refused", "version_unknown", "identity_shared", "link_down", "agent_silent", "disk_full", "outbox_full",
+    "intake_failing", "history_forked", "central_away", "unanswered", "waiting_for_admission", "uploading",
     "gap_open", "outbox_damaged", "quarantined", "settings_refused", "automation_refused", "clock_skew",
     "other_trouble", "unproven", "offline", "up_to_date",
 ]  # fmt: skip
@@ -78,6 +78,11 @@ _KINDS = (
         "Till and broker do not accept each other: {detail}",
         "Check the token, the deny list, the broker's certificate and tls_ca_file. Sales go on: the documents are on"
         " the till, and go by themselves when it is mended.",
+    ),
+    Kind(
+        "version_unknown", "act",
+        "Till and central have no wire version in common: {detail}",
+        "Upgrade the older of the two. Nothing is lost: the documents are on the till, and go by themselves then.",
     ),
     Kind(
         "identity_shared", "act",
