@@ -28,6 +28,7 @@ from .migrations import MIGRATIONS, NewerSchemaError
 from .migrations import migrate as bring_up_to_date
 from .quarantine_cli import quarantine
 from .requests_cli import request
+from .retention_cli import retention
 from .service import log, wall_clock_ms
 from .service import run as run_worker
 
@@ -218,6 +219,7 @@ for _command in (
     restore,
     quarantine,
     doctor,
+    retention,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

@@ -149,6 +149,12 @@ def _view_of(view: str, array: str, columns: str) -> str:
     )
 
 
+_TABLES_7 = """
+ALTER TABLE document ADD COLUMN body_digest {BYTES};
+ALTER TABLE document ADD COLUMN chain_digest {BYTES};
+ALTER TABLE held_before ADD COLUMN chain_digest {BYTES};
+"""
+
 _VIEWS_SQLITE_6 = (
     _view_of(
         "document_line",
@@ -176,6 +182,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
     {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
+    _everywhere(_TABLES_7),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 
