@@ -33,8 +33,8 @@ from .batch import (
     gap_of,
     with_conflicts,
 )
-from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place
-from .judge import Accepted, Refused, judge
+from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place, first_cause
+from .judge import REASON_MAX, Accepted, Refused, judge
 from .migrations import migrate
 
 log = logging.getLogger("tillstream.central")
@@ -299,7 +299,7 @@ class Store:
         except REFUSED:
             raise  # The disk or the lock: that says nothing of the document.
         except (pw.DatabaseError, *UNSTORABLE) as problem:
-            return Refused("", "unstorable", str(problem))
+            return Refused("", "unstorable", first_cause(problem)[:REASON_MAX])
         finally:
             self._run("ROLLBACK TO trial")
             self._run("RELEASE trial")

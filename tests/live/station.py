@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+import peewee as pw
 from brokers import FLEET_KEY, ROOT, TILLS, servers, wait_until
 
+from central.database import Place
 from edge.automation import TillAutomation
 from edge.intake.http_socket import UnixConnection
 from fleet import ledger
@@ -120,9 +121,10 @@ class Till:
 class Station:
     """Broker, central and tills; the proof compares the POS's books with central's database."""
 
-    def __init__(self, folder: Path, kind: str, tills: int) -> None:
+    def __init__(self, folder: Path, kind: str, tills: int, database: str = "", **central: str) -> None:
+        """Put it up in a folder; without a database's URL, on SQLite. Further keys are central's."""
         self.folder, self.kind, self.ports = folder, kind, []
-        self.database = folder / "central.db"
+        self.database = database or folder / "central.db"
         (folder / "books").mkdir()
         catalogue = make_catalogue(Random(7))
         self.brokers = list(self._brokers())
@@ -130,7 +132,9 @@ class Station:
         self.central = Program(
             folder / "central.log",
             tillstream("central", "run"),
-            self.environment("central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1"),
+            self.environment(
+                "central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1", **central
+            ),
         )
         self.tills = [Till(self, till_id, catalogue) for till_id in TILLS[:tills]]
 
@@ -173,20 +177,22 @@ class Station:
             program.stop()
 
     def query(self, statement: str) -> list[tuple]:
-        if not self.database.exists():
+        place = Place(str(self.database))
+        if place.is_file and not place.path.exists():
             return []
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
+        with contextlib.closing(place.look(to_write=False)) as database:
             try:
-                return database.execute(statement).fetchall()
-            except sqlite3.OperationalError as problem:
-                if "no such table" in str(problem):
+                return database.run(statement).fetchall()
+            except (pw.OperationalError, pw.ProgrammingError) as problem:
+                if "no such table" in str(problem) or "does not exist" in str(problem):
                     return []
                 raise
 
     def stored(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Return count and money by till and type, as central's database has them."""
         rows = self.query(
-            "SELECT till_id, transaction_type, count(*), coalesce(sum(total_minor), 0) FROM document GROUP BY 1, 2"
+            "SELECT till_id, transaction_type, count(*), CAST(coalesce(sum(total_minor), 0) AS BIGINT)"
+            " FROM document GROUP BY 1, 2"
         )
         found: dict[str, dict[str, tuple[int, int]]] = {}
         for till, kind, count, total_minor in rows:

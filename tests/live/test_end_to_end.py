@@ -17,9 +17,9 @@ DRAIN_S = 60
 
 
 @pytest.mark.parametrize("kind", BROKERS)
-def test_what_the_pos_closed_is_what_central_holds(kind, tmp_path):
+def test_what_the_pos_closed_is_what_central_holds(kind, empty_url, tmp_path):
     """Documents handed over by socket reach the database once, the till knows it, and each till is verified."""
-    with Station(tmp_path, kind, tills=2) as station:
+    with Station(tmp_path, kind, tills=2, database=empty_url) as station:
         for till in station.tills:
             till.close_documents(30)
 
@@ -34,9 +34,9 @@ def test_what_the_pos_closed_is_what_central_holds(kind, tmp_path):
 
 @pytest.mark.parametrize("victim", ["agent", "central", "broker"])
 @pytest.mark.parametrize("kind", BROKERS)
-def test_killing_a_process_while_documents_are_unsent_loses_and_doubles_nothing(kind, victim, tmp_path):
+def test_killing_a_process_while_documents_are_unsent_loses_and_doubles_nothing(kind, victim, empty_url, tmp_path):
     """SIGKILL of agent, central or broker, three times, each with documents under way: the books still agree."""
-    with Station(tmp_path, kind, tills=2) as station:
+    with Station(tmp_path, kind, tills=2, database=empty_url) as station:
         program = {"agent": station.tills[0].agent, "central": station.central, "broker": station.broker}[victim]
         for _ in range(3):
             for till in station.tills:
