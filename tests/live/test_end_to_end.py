@@ -12,6 +12,8 @@ from station import Station, tillstream
 BROKERS = [
     "embedded",
     pytest.param("mosquitto", marks=pytest.mark.skipif(not MOSQUITTO, reason="Mosquitto is not installed")),
+    "nats",
+    "nats-cluster",
 ]
 DRAIN_S = 60
 
