@@ -122,13 +122,13 @@ def mosquitto_server(folder: Path, port: int, *lines: str, host: str = "127.0.0.
     recipe("mosquitto", folder, port, *_as_options(options), tills=options.get("tills", TILLS))
     config = folder / "mosquitto.conf"
     text = config.read_text("utf-8").replace(f"listener {port} 127.0.0.1\n", f"listener {port} {host}\n")
-    config.write_text(text + "\n".join(lines) + "\n", "utf-8")
+    config.write_text(text + "".join(f"{line}\n" for line in lines), "utf-8")
     return Server([MOSQUITTO, "-c", str(config)], port)
 
 
-def nats_server(folder: Path, port: int, **options) -> Server:
+def nats_server(folder: Path, port: int, monitor: str = "", **options) -> Server:
     """Return a real NATS server from its recipe."""
-    monitor = f"127.0.0.1:{free_port()}"
+    monitor = monitor or f"127.0.0.1:{free_port()}"
     state = ["--state-dir", str(folder / "state"), "--monitor", monitor]
     recipe("nats", folder, port, *state, *_as_options(options), tills=options.get("tills", TILLS))
     return Server([NATS, "-c", str(folder / "nats.conf")], port, monitor)

@@ -49,6 +49,10 @@ class Program:
         self.process.wait()
         self.kills += 1
 
+    def ask_to_stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+
     def stop(self) -> int:
         if self.process is None:
             return 0
@@ -175,7 +179,10 @@ class Station:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in (*(till.agent for till in self.tills), self.central, *self.brokers):
+        agents = [till.agent for till in self.tills]
+        for agent in agents:
+            agent.ask_to_stop()
+        for program in (*agents, self.central, *self.brokers):
             program.stop()
 
     def query(self, statement: str) -> list[tuple]:
