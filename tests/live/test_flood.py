@@ -179,9 +179,10 @@ def test_a_till_that_floods_and_lies_costs_the_others_nothing(kind, tmp_path):
 
 @pytest.mark.fault("F43", "F44")
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_the_rules_of_the_recipe_bound_a_till_that_floods_mosquitto(tmp_path):
+@pytest.mark.parametrize("kind", ["mosquitto", "nats"])
+def test_the_rules_of_the_recipe_bound_a_till_that_floods(kind, tmp_path):
     """Each address may send so many bytes a second: who sends as fast as it can leaves the others as they were."""
-    with OneHost() as host, station_of(tmp_path, "mosquitto", 1, host.command) as station:
+    with OneHost() as host, station_of(tmp_path, kind, 1, host.command) as station:
         host.load(tmp_path / "broker" / "nftables.conf")
         (honest,) = station.tills
         calm_s = median_lag_s(station, honest)
@@ -192,7 +193,7 @@ def test_the_rules_of_the_recipe_bound_a_till_that_floods_mosquitto(tmp_path):
             begun, sent = time.monotonic(), liar.sent
             flooded_s = median_lag_s(station, honest)
             per_s = (liar.sent - sent) / (time.monotonic() - begun)
-        print(f"{calm_s * 1000:.0f} ms calm, {flooded_s * 1000:.0f} ms with {per_s:.0f}/s through the rules")
+        print(f"{kind}: {calm_s * 1000:.0f} ms calm, {flooded_s * 1000:.0f} ms with {per_s:.0f}/s through the rules")
 
         assert host.dropped() > 0
         assert flooded_s <= 2 * calm_s + FLOOR_S
