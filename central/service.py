@@ -60,6 +60,7 @@ def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
             topics.TILL_PRESENCE.of(),
             topics.RECEIPT_CLOSED.of(),
         ),
+        subscribe_qos=1,
         will_topic=topics.CENTRAL_PRESENCE.of(worker=config.worker),
         keepalive_s=config.keepalive_s,
         tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
