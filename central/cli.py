@@ -47,9 +47,22 @@ def central(context: click.Context, path: Path | None, database: str | None) -> 
 
 
 @central.command()
+@click.option("--worker", metavar="K/N", help="Instead of the configured worker: the k-th of n, such as 2/4.")
 @click.pass_context
-def run(context: click.Context) -> None:
-    """Run one worker until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
+def run(context: click.Context, worker: str | None) -> None:
+    """Run one worker until SIGTERM; systemd is told when it is ready (Type=notify, watchdog).
+
+    With --worker K/N this process answers for a fixed share of the tills. Start every K from 1 to N, on any machine
+    that reaches the database, and tell all of them the same N. One that ends is replaced by starting it elsewhere with
+    the same K/N; to change N, restart them all with the new one, in any order.
+
+    \b
+    Example:
+      tillstream central run
+      tillstream central run --worker 2/4
+    """
+    path, environ = context.obj
+    context.obj = path, {**environ, **({"TILLSTREAM_WORKER": worker} if worker else {})}
     config = configured(context)
     log_to_stderr(config.log_level)
     try:

@@ -10,6 +10,7 @@ from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
 from .commands import CollectorLimits
+from .share import Share
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 
@@ -18,7 +19,8 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``/etc/tillstream/central.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
 
     database: str = "/var/lib/tillstream/central.db"
-    worker: Annotated[int, Meta(ge=1, le=999)] = 1
+    worker: str = "1/1"
+    """Which worker this is, of how many: each answers for a fixed share of the tills. All are told the same number."""
     approve_tills: bool = False
     """Whether a new till is asked only after a person has approved it."""
 
@@ -84,6 +86,15 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     language: Language = "ru"
     """What people read: ``ru`` or ``en``; codes, logs and JSON stay English."""
     log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Refuse what the fields' own bounds cannot say."""
+        Share.parse(self.worker)
+
+    @property
+    def share(self) -> Share:
+        """The tills that this worker answers for."""
+        return Share.parse(self.worker)
 
     def collector_limits(self) -> CollectorLimits:
         """Return the part that the pure core needs."""

@@ -48,17 +48,18 @@ def open_store(config: CentralConfig) -> Store:
 
 def link_settings(config: CentralConfig) -> LinkSettings:
     """Return where this worker connects, as whom, and what it listens to."""
+    worker = config.share.number
     return LinkSettings(
         host=config.broker_host,
         port=config.broker_port,
-        client_id=f"central-{config.worker}",
+        client_id=f"central-{worker}",
         token=read_secret(config.token, config.token_file, "token"),
         subscriptions=(
-            topics.SALES.of(worker=config.worker),
+            topics.SALES.of(worker=worker),
             topics.TILL_PRESENCE.of(),
             topics.RECEIPT_CLOSED.of(),
         ),
-        will_topic=topics.CENTRAL_PRESENCE.of(worker=config.worker),
+        will_topic=topics.CENTRAL_PRESENCE.of(worker=worker),
         keepalive_s=config.keepalive_s,
         tls=trust(config.tls_ca_file),
         reconnect_min_s=config.reconnect_min_s,

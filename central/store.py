@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import peewee as pw
@@ -105,7 +106,7 @@ _TILLS = (
 )
 _OPEN_TASKS = (
     "SELECT task_id, till_id, reason, attempts, stream, after, through FROM task WHERE finished_at_ms IS NULL"
-    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id LIMIT ?"
+    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id"
 )
 _BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up IS NOT NULL"
 _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
@@ -388,19 +389,15 @@ class Store:
 
     def open_tasks(self) -> list[OpenTask]:
         """Return the tasks that were taken up and are not finished, oldest first."""
-        return self._tasks("NOT", -1)
+        return list(self._tasks("NOT"))
 
-    def wishes(self, most: int = 1000) -> list[OpenTask]:
-        """Return the tasks that people made and no worker has taken up, oldest first."""
-        return self._tasks("", most)
+    def wishes(self, most: int = 1000, holds: Callable[[str], bool] = bool) -> list[OpenTask]:
+        """Return the tasks that people made that nobody has taken up, of the tills ``holds`` names; oldest first."""
+        return list(islice((task for task in self._tasks("") if holds(task.till)), most))
 
-    def _tasks(self, taken: str, most: int) -> list[OpenTask]:
-        tasks = []
-        for task_id, till, reason, attempts, *span in self._connection.execute(
-            _OPEN_TASKS.format(taken=taken), (most,)
-        ):
-            tasks.append(OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None))
-        return tasks
+    def _tasks(self, taken: str) -> Iterator[OpenTask]:
+        for task_id, till, reason, attempts, *span in self._connection.execute(_OPEN_TASKS.format(taken=taken)):
+            yield OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None)
 
     def last_change(self) -> int:
         """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""

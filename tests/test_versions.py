@@ -18,13 +18,13 @@ from factories import (
     some_sales,
 )
 from old_wire import as_version_1
+from test_subscriber import Central
 
 from central import reports
 from central.batch import BackedUp, Mark, OpenTask, Span
 from central.commands import Ask, Confirm, Note
 from central.late import late
 from central.models import MODELS
-from test_subscriber import Central
 from wire import codec, topics, versions
 from wire.link import Connected
 from wire.messages import FIRST, VERSIONS, CentralPresence, SalesStored, said

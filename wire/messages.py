@@ -100,8 +100,8 @@ class UploadRequest(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Central → till: I have everything up to ``after`` with this digest; send what follows.
 
     It is the cumulative acknowledgement too. ``stream`` is None when central knows no stream of this till yet.
-    With ``reason`` repeat, since version 2, it asks for ``(after, through]`` once more, acknowledges nothing and carries
-    no digest.
+    With ``reason`` repeat, since version 2, it asks for ``(after, through]`` once more, acknowledges nothing and
+    carries no digest.
     """
 
     stream: StreamId | None = None
