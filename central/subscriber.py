@@ -309,6 +309,9 @@ class Subscriber:
         """
         self._rows_at = now + self.config.sweep_s
         self.collector.on_rows(*self._own_rows(), now)
+        self._take_up_tasks(now)
+
+    def _take_up_tasks(self, now: float) -> None:
         for task in self._open_tasks():
             self.collector.on_task(task, now)
 
