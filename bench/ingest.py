@@ -61,11 +61,10 @@ def _ingest(packed: list[tuple[str, bytes]]) -> tuple[float, list[tuple]]:
 def _insert(rows: list[tuple]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(str(Path(folder) / "central.db"), lambda: "bench")
-        connection = store.database.connection()
         started = time.perf_counter()
         for start in range(0, len(rows), UPLOAD * TURN):
-            with store.database.atomic("IMMEDIATE"):
-                connection.executemany(store_module._DOCUMENTS, rows[start : start + UPLOAD * TURN])
+            with store.database.writing():
+                store.database.run_many(store_module._DOCUMENTS.each, rows[start : start + UPLOAD * TURN])
         rate = len(rows) / (time.perf_counter() - started)
         store.close()
     return rate

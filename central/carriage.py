@@ -74,7 +74,7 @@ def take_in(
         mark = _open_aside(store, header, at_ms) if is_older else _open(store, header, bell, heard, at_ms)
         _check(store, header, mark)
         taking = _Taking(store, header.till, header.stream, mark, heard, at_ms)
-        with store.database.atomic("IMMEDIATE"):
+        with store.database.writing():
             told = f"documents {header.after + 1}..{header.through} of stream {header.stream}"
             audit.record("import", f"till {header.till}", f"{told}: {note}" if note else told, at_ms)
         _take_all(taking, header, sealed.frames)
@@ -136,7 +136,7 @@ def _open(
 def _open_aside(store: Store, header: CarriageHeader, at_ms: int) -> Mark:
     """Make an older stream known without a word about the newer ones: the newest row is the till's present stream."""
     digest = chain.first(header.stream)
-    with store.database.atomic("IMMEDIATE"):
+    with store.database.writing():
         first = Watermark.select(pw.fn.MIN(Watermark.id)).scalar()
         Watermark.create(id=first - 1, till_id=header.till, stream=header.stream, digest=digest, opened_at_ms=at_ms)
     return Mark(header.stream, 0, digest)
@@ -237,7 +237,7 @@ def _note_verified(taking: _Taking, bell: ReceiptClosed, made_at_ms: int) -> Non
 
     It is as old as the file: what the till closed while that was on its way, nobody knows.
     """
-    with taking.store.database.atomic("IMMEDIATE"):
+    with taking.store.database.writing():
         row = Watermark.get((Watermark.till_id == taking.till) & (Watermark.stream == taking.stream))
         if (bell.newest, bell.digest) != (row.through, bytes(row.digest)):
             return

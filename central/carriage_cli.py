@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import click
-import peewee as pw
 
 from wire.carriage import CarriageError, written_whole
 from wire.program import ConfigError
 from wire.tokens import read_fleet_key, token_of
 
-from . import carriage
+from . import carriage, reports
 from .carriage import Imported
 from .cli_base import configured, fail, note_option
 from .config import CentralConfig
+from .database import REFUSED, UnsafeDatabaseError
 from .late import read_denied
 from .lock import InUseError
 from .migrations import NewerSchemaError
 from .service import open_store, wall_clock_ms
-from .store import Store, UnsafeDatabaseError
-
-_BUSY = (pw.OperationalError, sqlite3.OperationalError)
+from .store import Store
 
 
 @click.command("import")
@@ -59,7 +56,7 @@ def import_(
         done = _import(config, path, fleet_key_file or Path(config.fleet_key_file), answer, note)
     except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError, UnsafeDatabaseError) as problem:
         raise fail(f"{path}: {problem}") from problem
-    except _BUSY as problem:
+    except REFUSED as problem:
         raise fail(f"{path}: the database refused ({problem}); import again, nothing is doubled") from problem
     click.echo(json.dumps(_as_json(done, answer)) if as_json else _tell(done, answer))
 
@@ -79,8 +76,8 @@ def _import(config: CentralConfig, path: Path, fleet_key_file: Path, answer: Pat
 
 
 def _open(config: CentralConfig) -> Store:
-    """Open the database that is there: a mistyped path must not make a second central."""
-    if not Path(config.database).exists():
+    """Open the database that is there: a mistyped name must not make a second central."""
+    if not reports.is_there(config.place()):
         raise fail(f"no database at {config.database}: has `tillstream central run` been started?")
     return open_store(config)
 

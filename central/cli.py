@@ -19,6 +19,7 @@ from . import days_cli, reports, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
+from .database import UnsafeDatabaseError
 from .doctor_cli import doctor
 from .late import late, read_denied
 from .lock import InUseError
@@ -27,7 +28,6 @@ from .quarantine_cli import quarantine
 from .requests_cli import request
 from .service import log, wall_clock_ms
 from .service import run as run_worker
-from .store import UnsafeDatabaseError
 
 
 @click.group()

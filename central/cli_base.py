@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
-import peewee as pw
 
 from wire.program import EXIT_FAILED, ConfigError, read_config
 
 from . import audit, reports
 from .config import CentralConfig
+from .database import REFUSED, Place
 from .store_clock import ClockError, a_day
 
 Found = TypeVar("Found")
@@ -69,13 +69,13 @@ def write(context: click.Context, change: Callable[[], Found]) -> Found:
     return _within(reports.writing, configured(context), change)
 
 
-def _within(bound: Callable[[str], Any], config: CentralConfig, act: Callable[[], Found]) -> Found:
+def _within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[[], Found]) -> Found:
     try:
-        with bound(config.database):
+        with bound(config.place()):
             return act()
     except reports.NoDatabaseError as problem:
         raise fail(str(problem)) from problem
-    except pw.OperationalError as problem:
+    except REFUSED as problem:
         raise fail(f"the database refused ({problem}); nothing was changed, try again") from problem
     except UnicodeEncodeError as problem:
         raise fail(f"what was typed is no UTF-8 text: {problem.object!r}") from problem

@@ -10,6 +10,7 @@ from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
 from .commands import CollectorLimits
+from .database import Place
 from .share import Share
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -19,6 +20,7 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``/etc/tillstream/central.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
 
     database: str = "/var/lib/tillstream/central.db"
+    """A path, ``sqlite:///path`` or ``postgresql://user@host/name``; never with a password in it."""
     worker: str = "1/1"
     """Which worker this is, of how many: each answers for a fixed share of the tills. All are told the same number."""
     approve_tills: bool = False
@@ -79,6 +81,17 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
     """An older newest backup is a finding of ``tillstream central doctor``."""
 
+    database_password_file: str = ""
+    """PostgreSQL's password; empty leaves it to libpq (PGPASSFILE, PGPASSWORD, a socket's peer)."""
+    database_connect_timeout_s: Annotated[float, Meta(ge=2, le=300)] = 10
+    database_lock_timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
+    database_statement_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 300
+    database_idle_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 300
+    """So long PostgreSQL lets a transaction of ours wait for a lock, run a statement, and do nothing at all."""
+    database_retry_min_s: Annotated[float, Meta(ge=0.05, le=3600)] = 1
+    database_retry_max_s: Annotated[float, Meta(ge=0.05, le=3600)] = 30
+    """How long a worker waits before it asks a database again that refused: growing, with jitter."""
+
     fleet_key_file: str = FLEET_KEY_FILE
     """What tills' tokens are made from: it checks the seal of documents that were carried by file."""
     deny_file: str = ""
@@ -95,6 +108,11 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def share(self) -> Share:
         """The tills that this worker answers for."""
         return Share.parse(self.worker)
+
+    def place(self, program: str = "tillstream central") -> Place:
+        """Return where the database is, and how long it is waited for; ``program`` is what PostgreSQL shows of us."""
+        names = [name for name in Place.__dataclass_fields__ if f"database_{name}" in self.__struct_fields__]
+        return Place(self.database, program=program, **{name: getattr(self, f"database_{name}") for name in names})
 
     def collector_limits(self) -> CollectorLimits:
         """Return the part that the pure core needs."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import peewee as pw
 
 from wire.reasons import Reason
 
-from .lock import InUseError, Lock
+from .database import Place, Postgres, Sqlite, a_place
+from .lock import InUseError
 from .migrations import MIGRATIONS, applied
 from .models import (
     MODELS,
@@ -28,8 +28,6 @@ from .models import (
 )
 
 Row = dict[str, Any]
-BUSY_MS = 10_000
-"""So long a person's change waits for its turn between a worker's commits."""
 
 
 class NoDatabaseError(Exception):
@@ -37,49 +35,56 @@ class NoDatabaseError(Exception):
 
 
 @contextmanager
-def reading(path: str) -> Iterator[None]:
+def reading(where: Place | str) -> Iterator[None]:
     """Bind the models to the database for reading only, as it is at one moment."""
-    with _bound(path, "ro") as database, database.atomic():
+    with _bound(a_place(where), to_write=False) as database, database.reading():
         yield
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
+def writing(where: Place | str) -> Iterator[None]:
     """Bind the models to the database for a short change, in one transaction."""
-    with _bound(path, "rw") as database, database.atomic("IMMEDIATE"):
+    with _bound(a_place(where), to_write=True) as database, database.writing():
         yield
 
 
+def is_there(place: Place) -> bool:
+    """Say whether a central has ever stood there; raises peewee's errors where that cannot be told."""
+    if place.is_file:
+        return place.path.exists()
+    with closing(place.look(to_write=False)) as database:
+        return "migration" in database.get_tables()
+
+
 @contextmanager
-def _bound(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
-    if not Path(path).exists():
-        raise NoDatabaseError(f"no database at {path}: has `tillstream central run` been started?")
+def _bound(place: Place, *, to_write: bool) -> Iterator[Sqlite | Postgres]:
+    if place.is_file and not place.path.exists():
+        raise NoDatabaseError(f"no database at {place.path}: has `tillstream central run` been started?")
     try:
-        lock = Lock(path)
+        database = place.look(to_write=to_write)
     except (InUseError, OSError) as problem:
         raise NoDatabaseError(str(problem)) from problem
-    with closing(lock), _open(path, mode) as database:
-        yield database
-
-
-@contextmanager
-def _open(path: str, mode: str) -> Iterator[pw.SqliteDatabase]:
-    # Only a worker writes the log back: SQLite before 3.51.3 can damage a database where two do it at once.
-    pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full", "wal_autocheckpoint": 0}
-    database = pw.SqliteDatabase(f"file:{Path(path).resolve()}?mode={mode}", pragmas=pragmas, uri=True)
-    try:
-        database.connect()
-        done = applied(database)
     except pw.DatabaseError as problem:
-        database.close()
-        raise NoDatabaseError(f"{path} cannot be read as central's database: {problem}") from problem
+        raise _unreadable(place, problem) from problem
     # Closed by hand: peewee's own `with database` begins a deferred transaction, in which a person's change fails at
     # once when a worker commits between its first look and its first word, instead of waiting for its turn.
     with closing(database), database.bind_ctx(MODELS):
-        if done != len(MIGRATIONS):
-            what_to_do = "restart `tillstream central run`" if done < len(MIGRATIONS) else "upgrade this program"
-            raise NoDatabaseError(f"{path} has migration {done}, this version reads {len(MIGRATIONS)}: {what_to_do}")
+        _check_schema(place, database)
         yield database
+
+
+def _check_schema(place: Place, database: Sqlite | Postgres) -> None:
+    try:
+        done = applied(database)
+    except pw.DatabaseError as problem:
+        raise _unreadable(place, problem) from problem
+    if done != len(MIGRATIONS):
+        what_to_do = "restart `tillstream central run`" if done < len(MIGRATIONS) else "upgrade this program"
+        raise NoDatabaseError(f"{place.url} has migration {done}, this version reads {len(MIGRATIONS)}: {what_to_do}")
+
+
+def _unreadable(place: Place, problem: Exception) -> NoDatabaseError:
+    return NoDatabaseError(f"{place.url} cannot be read as central's database: {str(problem).strip()}")
 
 
 def status() -> Row:

@@ -19,6 +19,7 @@ import peewee as pw
 
 from . import audit
 from .backup import sync
+from .database import Place, Sqlite
 from .lock import locked
 from .migrations import migrate
 from .models import MODELS, Backup, Central, Watermark
@@ -133,10 +134,10 @@ def _copy(backup: Path, part: Path, tell: Tell) -> None:
 
 def _prepare(part: Path, backup: Path, planned: Restored, note: str, at_ms: int) -> None:
     """Make the copy what the database is to be, in a journal that leaves no second file behind."""
-    database = pw.SqliteDatabase(str(part), pragmas={"journal_mode": "delete", "synchronous": "full"})
+    database = Sqlite(Place(str(part)), str(part), {"journal_mode": "delete", "synchronous": "full"})
     with closing(database), database.bind_ctx(MODELS):
         migrate(database)
-        with database.atomic("IMMEDIATE"):
+        with database.writing():
             # Task names are made of the number of starts: none may be given out a second time.
             Central.update(incarnation=planned.incarnation, starts=planned.starts).execute()
             Watermark.update(backed_up=Watermark.through).execute()

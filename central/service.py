@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from pathlib import Path
 from random import SystemRandom
 from string import ascii_letters, digits
 
@@ -17,7 +16,8 @@ from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .config import CentralConfig
-from .store import Store, UnsafeDatabaseError, is_memory
+from .database import UnsafeDatabaseError
+from .store import Store
 from .subscriber import Event, Subscriber
 
 log = logging.getLogger("tillstream.central")
@@ -35,11 +35,12 @@ def wall_clock_ms() -> int:
 
 def open_store(config: CentralConfig) -> Store:
     """Open central's database, making its folder first; what stores sold only its owner may read."""
-    if not is_memory(config.database):
-        Path(config.database).parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(config.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    place = config.place(f"tillstream central-{config.worker}")
+    if place.is_file:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
-        return Store(config.database, make_central_id, approve_tills=config.approve_tills)
+        return Store(place, make_central_id, approve_tills=config.approve_tills)
     except pw.DatabaseError as problem:
         raise UnsafeDatabaseError(
             f"{config.database} cannot be used: {problem}; tillstream central doctor"

@@ -8,10 +8,10 @@ Peewee owns the models and the connection; the statements on a document's path a
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, cast
+from operator import attrgetter, itemgetter
+from typing import Any
 
 import peewee as pw
 
@@ -32,22 +32,26 @@ from .batch import (
     Span,
     with_conflicts,
 )
+from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place
 from .judge import Accepted, Refused, judge
-from .lock import Lock
 from .migrations import migrate
 
 log = logging.getLogger("tillstream.central")
 
 
-_MARKS = "SELECT till_id, stream, through, digest FROM watermark WHERE till_id IN ({tills})"
-_DOCUMENTS = (
-    "INSERT INTO document (till_id, stream, sequence, received_at_ms, body, document_id, transaction_type, store_id,"
-    " business_day, shift_number, receipt_number, closed_at_ms, currency, total_minor, is_training)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_MARKS = "SELECT till_id, stream, through, digest FROM watermark WHERE till_id IN (TILLS) "
+_LOCKED_MARKS = _MARKS + "{LOCKED}"
+"""Of all streams of a till: two processes take turns with it. In one order: they never wait for each other."""
+_DOCUMENTS = NewRows(
+    "document",
+    "till_id text, stream text, sequence bigint, received_at_ms bigint, body bytea, document_id text,"
+    " transaction_type text, store_id text, business_day text, shift_number bigint, receipt_number bigint,"
+    " closed_at_ms bigint, currency text, total_minor bigint, is_training boolean",
 )
-_QUARANTINE = (
-    "INSERT INTO quarantine (till_id, stream, sequence, document_id, code, reason, received_at_ms, body_digest, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_QUARANTINE = NewRows(
+    "quarantine",
+    "till_id text, stream text, sequence bigint, document_id text, code text, reason text, received_at_ms bigint,"
+    " body_digest bytea, body bytea",
 )
 _MOVE = "UPDATE watermark SET through = ?, digest = ?, moved_at_ms = ? WHERE till_id = ? AND stream = ?"
 _OPEN = (
@@ -56,7 +60,7 @@ _OPEN = (
 )
 _KNOWS = "SELECT 1 FROM watermark WHERE till_id = ? AND stream = ?"
 _PRESENT = (
-    "UPDATE watermark SET id = (SELECT max(id) + 1 FROM watermark) WHERE till_id = ? AND stream = ?"
+    "UPDATE watermark SET id = {NEXT_WATERMARK} WHERE till_id = ? AND stream = ?"
     " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
 )
 """A till's newest row is its present stream, whichever of its streams' doorbells came first."""
@@ -79,14 +83,14 @@ _HELD = (
     " ON CONFLICT DO NOTHING"
 )
 _HISTORY = (
-    "SELECT sequence, body FROM document WHERE till_id = ?1 AND stream = ?2 AND sequence <= ?3 UNION ALL"
-    " SELECT sequence, body FROM quarantine WHERE till_id = ?1 AND stream = ?2 AND sequence <= ?3 UNION ALL"
+    "SELECT sequence, body FROM document WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
+    " SELECT sequence, body FROM quarantine WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
     " SELECT h.sequence, coalesce(d.body, q.body) FROM held_before h"
     " LEFT JOIN document d ON (d.till_id, d.stream, d.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
     " LEFT JOIN quarantine q ON (q.till_id, q.stream, q.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
-    " WHERE h.till_id = ?1 AND h.stream = ?2 AND h.sequence <= ?3 ORDER BY 1"
+    " WHERE h.till_id = ? AND h.stream = ? AND h.sequence <= ? ORDER BY 1"
 )
-"""A stream's documents in order, wherever they stand."""
+"""A stream's documents in order, wherever they stand; it is named three times."""
 _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
 _SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
@@ -112,64 +116,59 @@ _BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up I
 _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
 
 
-def is_memory(path: str) -> bool:
-    """Say whether a path names a database in memory, private or shared by name (``file:NAME?mode=memory``)."""
-    return path == ":memory:" or "mode=memory" in path
+INSERTED_AT_ONCE = 100
+"""So many documents are sent to the database while the next ones are judged."""
 
 
 def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
-    return [(till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads]
+    return sorted(
+        (till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads
+    )
 
 
-class UnsafeDatabaseError(Exception):
-    """The database cannot be trusted with what it is given, or not be read; the text says why."""
+_first, _last = itemgetter(0), itemgetter(-1)
 
 
 class Store:
-    """Central's database, SQLite in WAL mode with ``synchronous=full``. Used by one thread only."""
+    """Central's database, every commit durable. Used by one thread only."""
 
-    def __init__(self, path: str, make_id: Callable[[], str], *, approve_tills: bool = False) -> None:
+    def __init__(self, where: Place | str, make_id: Callable[[], str], *, approve_tills: bool = False) -> None:
         """Open the database, making or migrating it first.
 
         Raises NewerSchemaError if it is ahead of this version, InUseError while a backup is being put in its place,
         UnsafeDatabaseError where commits would not be durable.
         """
-        pragmas: dict[str, Any] = {"synchronous": "full", "foreign_keys": 1, "busy_timeout": 10_000}
-        if not is_memory(path):
-            pragmas |= {"journal_mode": "wal", "cache_size": -65_536}
-        self._lock = None if path.startswith("file:") or is_memory(path) else Lock(path)
-        self.database = pw.SqliteDatabase(path, pragmas=pragmas, uri=path.startswith("file:"))
-        self.database.connect()
-        self._connection = cast("sqlite3.Connection", self.database.connection())
-        # As the till's outbox does: what the last life left in the log is written anew before anybody is told of it.
-        self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
-        self._approve = not approve_tills
-        self._refuse_unsafe(path)
+        self.database = a_place(where).open()
+        self._run, self._run_many = self.database.run, self.database.run_many
+        self._approve, self._make_id = not approve_tills, make_id
+        try:
+            self._begin()
+        except BaseException:
+            self.database.close()
+            raise
+
+    def _begin(self) -> None:
+        self.database.fold()
+        self.database.refuse_unsafe()
         migrate(self.database)
-        self.central_id, self.incarnation, self.starts = self._count_start(make_id)
+        self.central_id, self.incarnation, self.starts = self._count_start()
 
-    def _refuse_unsafe(self, path: str) -> None:
-        """Read back what the promise rests on: a build or a mount may silently have said no."""
-        synchronous, journal = (
-            self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
-        )
-        if synchronous != 2 or journal != ("memory" if is_memory(path) else "wal"):
-            raise UnsafeDatabaseError(f"{path}: synchronous={synchronous}, journal_mode={journal}: not safe")
-
-    def _count_start(self, make_id: Callable[[], str]) -> tuple[str, int, int]:
-        run = self._connection.execute
-        with self._transaction():
-            if run("SELECT count(*) FROM central").fetchone()[0] == 0:
-                run("INSERT INTO central (central_id, incarnation, starts) VALUES (?, 1, 0)", (make_id(),))
-            run("UPDATE central SET starts = starts + 1")
-            row: tuple[str, int, int] = run("SELECT central_id, incarnation, starts FROM central").fetchone()
+    def _count_start(self) -> tuple[str, int, int]:
+        with self.database.alone():
+            if self._run("SELECT count(*) FROM central").fetchone()[0] == 0:
+                self._run("INSERT INTO central (central_id, incarnation, starts) VALUES (?, 1, 0)", (self._make_id(),))
+            self._run("UPDATE central SET starts = starts + 1")
+            row: tuple[str, int, int] = self._run("SELECT central_id, incarnation, starts FROM central").fetchone()
         return row
+
+    def reopen(self) -> None:
+        """Make the connection anew after the database refused, if it has one; raises what opening it raises."""
+        if self.database.reopen():
+            self._begin()  # As a start: another server may answer now, or a backup may have been put in its place.
 
     def close(self) -> None:
         """Close the connection; everything that was said to be stored is."""
         self.database.close()
-        if self._lock:
-            self._lock.close()
 
     # -- A document's path -----------------------------------------------------------------------------------------
 
@@ -183,7 +182,7 @@ class Store:
         """
         try:
             return self._ingest_together(parcels, heard, received_at_ms, judge)
-        except (pw.DataError, pw.IntegrityError, sqlite3.DataError, sqlite3.IntegrityError, OverflowError, ValueError):
+        except UNSTORABLE:
             if len(parcels) > 1:
                 return [one for parcel in parcels for one in self.ingest([parcel], heard, received_at_ms)]
             log.exception("unstorable", extra={"till": parcels[0].till})
@@ -194,40 +193,68 @@ class Store:
     ) -> list[Outcome]:
         batch = Batch(received_at_ms)
         with self._transaction():
-            known = self._marks({parcel.till for parcel in parcels})
-            outcomes = []
-            for parcel in parcels:
-                key = parcel.till, parcel.upload.header.stream
-                mark = batch.marks.get(key) or known.get(key)
-                outcomes.append(batch.take(parcel, mark, heard.get(parcel.till, ()), judge_one))
-            conflicts = self._write(batch)
+            known = self._marks({parcel.till for parcel in parcels}, _LOCKED_MARKS)
+            taken = self._take_all(batch, parcels, known, heard, judge_one)
+            outcomes, inserted = self._insert_beside(taken, batch) if judge_one is judge else (list(taken), None)
+            conflicts = self._write(batch, inserted)
         return with_conflicts(outcomes, conflicts)
 
-    def _marks(self, tills: set[str]) -> dict[tuple[str, str], Mark]:
+    def _take_all(
+        self,
+        batch: Batch,
+        parcels: Sequence[Parcel],
+        known: dict[Key, Mark],
+        heard: dict[str, tuple[Heard, ...]],
+        judge_one: Judge,
+    ) -> Iterator[Outcome]:
+        for parcel in parcels:
+            key = parcel.till, parcel.upload.header.stream
+            mark = batch.marks.get(key) or known.get(key)
+            yield batch.take(parcel, mark, heard.get(parcel.till, ()), judge_one)
+
+    def _insert_beside(self, taken: Iterator[Outcome], batch: Batch) -> tuple[list[Outcome], int]:
+        """Judge documents while a server stores those before them; return how many were not there before."""
+        outcomes, sent = [], 0
+        with self.database.inserting(_DOCUMENTS) as inserting:
+            for outcome in taken:
+                outcomes.append(outcome)
+                if len(batch.documents) >= sent + INSERTED_AT_ONCE:
+                    inserting.add(batch.documents[sent:])
+                    sent = len(batch.documents)
+            inserting.add(batch.documents[sent:])
+        return outcomes, inserting.count()
+
+    def _marks(self, tills: set[str], statement: str = _MARKS) -> dict[tuple[str, str], Mark]:
         marks = {}
         names = sorted(tills)
         for start in range(0, len(names), 500):
             some = names[start : start + 500]
-            rows = self._connection.execute(_MARKS.format(tills=",".join("?" * len(some))), some)
+            rows = self._run(statement.replace("TILLS", ",".join("?" * len(some))), some)
             marks.update({(till, stream): Mark(stream, through, digest) for till, stream, through, digest in rows})
         return marks
 
-    def _write(self, batch: Batch) -> list[tuple[str, str, Quarantined]]:
+    def _write(self, batch: Batch, inserted: int | None = None) -> list[tuple[str, str, Quarantined]]:
         conflicts: list[tuple[str, str, Quarantined]] = []
-        many = self._connection.executemany
-        if batch.documents and many(_DOCUMENTS, batch.documents).rowcount != len(batch.documents):
+        many = self._run_many
+        insert = self.database.insert_new
+        if inserted is None and batch.documents:
+            inserted = insert(_DOCUMENTS, batch.documents)
+        if inserted != len(batch.documents):
             conflicts = self._find_conflicts(batch)
-        if batch.quarantine and many(_QUARANTINE, batch.quarantine).rowcount != len(batch.quarantine):
+        if batch.quarantine and insert(_QUARANTINE, batch.quarantine) != len(batch.quarantine):
             self._find_held(batch)
         if batch.held:
             many(_HELD, batch.held)
         if batch.marks:
             at_ms = batch.received_at_ms
-            many(_MOVE, [(mark.through, mark.digest, at_ms, *key) for key, mark in batch.marks.items()])
+            many(
+                _MOVE,
+                [(mark.through, mark.digest, at_ms, *key) for key, mark in sorted(batch.marks.items(), key=_first)],
+            )
         if batch.gaps:
-            many(_GAP, [(*gap, batch.received_at_ms) for gap in batch.gaps])
+            many(_GAP, sorted((*gap, batch.received_at_ms) for gap in batch.gaps))
         if batch.passed:
-            many(_PASSED, batch.passed)
+            many(_PASSED, sorted(batch.passed))
         if batch.heads:
             many(_HEAR, _head_rows(batch.heads, batch.received_at_ms))
         return conflicts
@@ -239,7 +266,7 @@ class Store:
         """
         conflicts = []
         for till, stream, sequence, _, body, document_id, *_ in batch.documents:
-            there = self._connection.execute(_SAME_DOCUMENT, (till, document_id)).fetchone()
+            there = self._run(_SAME_DOCUMENT, (till, document_id)).fetchone()
             if there is None:
                 continue
             if there[2] == body:
@@ -254,7 +281,7 @@ class Store:
     def _find_held(self, batch: Batch) -> None:
         """Note the numbers of documents that were quarantined before under other numbers."""
         for till, stream, sequence, document_id, _, _, _, body_digest, _ in batch.quarantine:
-            there = self._connection.execute(_SAME_QUARANTINE, (till, document_id, body_digest)).fetchone()
+            there = self._run(_SAME_QUARANTINE, (till, document_id, body_digest)).fetchone()
             if there and there != (stream, sequence):
                 batch.held.append((till, stream, sequence, *there))
 
@@ -263,16 +290,16 @@ class Store:
         verdict = judge(till, body)
         if isinstance(verdict, Refused):
             return verdict
-        self._connection.execute("SAVEPOINT trial")
+        self._run("SAVEPOINT trial")
         try:
-            self._connection.execute(_DOCUMENTS, Batch(0).document_row(till, "trial", 0, body, verdict))
-        except sqlite3.OperationalError:
+            self._run(_DOCUMENTS.each, Batch(0).document_row(till, "trial", 0, body, verdict))
+        except REFUSED:
             raise  # The disk or the lock: that says nothing of the document.
-        except (sqlite3.Error, OverflowError, ValueError) as problem:
+        except (pw.DatabaseError, *UNSTORABLE) as problem:
             return Refused("", "unstorable", str(problem))
         finally:
-            self._connection.execute("ROLLBACK TO trial")
-            self._connection.execute("RELEASE trial")
+            self._run("ROLLBACK TO trial")
+            self._run("RELEASE trial")
         return verdict
 
     # -- Streams ---------------------------------------------------------------------------------------------------
@@ -288,14 +315,15 @@ class Store:
         """
         batch = Batch(at_ms)
         with self._transaction():
-            self._connection.executemany(_REGISTER, [(one.till, self._approve, at_ms) for one in streams])
-            before = self._marks({one.till for one in streams})
+            streams = sorted(streams, key=attrgetter("till"))
+            self._run_many(_REGISTER, [(one.till, self._approve, at_ms) for one in streams])
+            before = self._marks({one.till for one in streams}, _LOCKED_MARKS)
             for one in streams:
                 if (one.till, one.stream) not in before:
-                    self._connection.execute(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
+                    self._run(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
                     batch.take_over(one, before, heard.get(one.till, ()), self._digest_at)
                 else:
-                    self._connection.execute(_PRESENT, (one.till, one.stream, one.till))
+                    self._run(_PRESENT, (one.till, one.stream, one.till))
             self._write(batch)
             after = self._marks({one.till for one in streams})
         return {key: (mark, key not in before) for key, mark in after.items()}
@@ -309,7 +337,7 @@ class Store:
         if mark and mark.through == number:
             return mark.digest
         digest, reached = chain.first(stream), 0
-        for sequence, body in self._connection.execute(_HISTORY, (till, stream, number)):
+        for sequence, body in self._run(_HISTORY, (till, stream, number) * 3):
             if sequence != reached + 1 or body is None:
                 return None
             digest, reached = chain.follow(digest, body), sequence
@@ -317,7 +345,7 @@ class Store:
 
     def knows(self, till: str, stream: str) -> bool:
         """Say whether a stream of this till has a row."""
-        return self._connection.execute(_KNOWS, (till, stream)).fetchone() is not None
+        return self._run(_KNOWS, (till, stream)).fetchone() is not None
 
     # -- What is written once a second -----------------------------------------------------------------------------
 
@@ -333,9 +361,9 @@ class Store:
     ) -> None:
         """Write what has been heard since the last time, for all tills, in one transaction; nothing if nothing was."""
         hear = _head_rows(heads, at_ms)
-        verify = [(at_ms, till, stream) for till, stream in verified]
-        shown, task_rows = list(presences), list(tasks)
-        missing = [(*gap, at_ms) for gap in gaps]
+        verify = [(at_ms, *key) for key in sorted(verified)]
+        shown, task_rows = sorted(presences, key=_last), sorted(tasks, key=_first)
+        missing = sorted((*gap, at_ms) for gap in gaps)
         if not (hear or passed or missing or verify or shown or task_rows):
             return
         with self._transaction():
@@ -343,14 +371,14 @@ class Store:
             for statement, rows in (
                 (_REGISTER, register),
                 (_PRESENCE, shown),
-                (_PASSED, passed),
-                (_GAP, missing),
-                (_HEAR, hear),
                 (_VERIFY, verify),
+                (_GAP, missing),
+                (_PASSED, sorted(passed)),
+                (_HEAR, hear),
                 (_TASK, task_rows),
             ):
                 if rows:
-                    self._connection.executemany(statement, rows)
+                    self._run_many(statement, rows)
 
     # -- What a start needs ----------------------------------------------------------------------------------------
 
@@ -358,17 +386,18 @@ class Store:
         """Return each till's id, its newest stream's watermark, whether it was online, its connection, approval."""
         return [
             (till, Mark(stream, through, digest) if stream else None, online, connection, bool(approved))
-            for till, online, connection, approved, stream, through, digest in self._connection.execute(_TILLS)
+            for till, online, connection, approved, stream, through, digest in self._run(_TILLS)
         ]
 
-    def heard_heads(self, at_ms: int) -> list[tuple[str, Heard]]:
-        """Return all heads that were written and never passed; first settle those that were passed unawares.
+    def heard_heads(self, at_ms: int, holds: Callable[[str], bool] = bool) -> list[tuple[str, Heard]]:
+        """Return the heads that were written and never passed; first settle those that were passed unawares.
 
-        Two processes with one number write to one database: what one had heard the other may have passed. Whether it
-        was that very history is worked out from the documents.
+        Only of the tills that ``holds`` names. Two processes write to one database: what one had heard the other may
+        have passed. Whether it was that very history is worked out from the documents.
         """
-        self.settle(self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"), at_ms)
-        return self._heads("")
+        passed = self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through")
+        self.settle((one for one in passed if holds(one[0])), at_ms)
+        return [one for one in self._heads("") if holds(one[0])]
 
     def settle(self, doubted: Iterable[tuple[str, Heard]], at_ms: int) -> None:
         """Make gaps of heads below the watermark that are of another history than the one held; let the others go."""
@@ -379,7 +408,7 @@ class Store:
             self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], gaps=gaps)
 
     def _heads(self, which: str) -> list[tuple[str, Heard]]:
-        rows = self._connection.execute(
+        rows = self._run(
             f"SELECT till_id, stream, boot_id, newest, h.digest, after FROM heard_head h {which}"
         ).fetchall()
         return [
@@ -396,25 +425,25 @@ class Store:
         return list(islice((task for task in self._tasks("") if holds(task.till)), most))
 
     def _tasks(self, taken: str) -> Iterator[OpenTask]:
-        for task_id, till, reason, attempts, *span in self._connection.execute(_OPEN_TASKS.format(taken=taken)):
+        for task_id, till, reason, attempts, *span in self._run(_OPEN_TASKS.format(taken=taken)):
             yield OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None)
 
     def last_change(self) -> int:
         """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""
-        number: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM audit").fetchone()[0]
+        number: int = self._run("SELECT coalesce(max(id), 0) FROM audit").fetchone()[0]
         return number
 
     def backed_up(self) -> BackedUp:
         """Return how far each stream is in the newest verified backup."""
-        newest = self._connection.execute(_NEWEST_BACKUP).fetchone()
+        newest = self._run(_NEWEST_BACKUP).fetchone()
         if newest is None:
             return BackedUp()
-        rows = self._connection.execute(_BACKED_UP)
+        rows = self._run(_BACKED_UP)
         return BackedUp({(till, stream): through for till, stream, through in rows}, newest[0])
 
     def unapproved(self) -> set[str]:
         """Return the tills that nobody has approved yet."""
-        return {till for (till,) in self._connection.execute("SELECT till_id FROM till WHERE NOT is_approved")}
+        return {till for (till,) in self._run("SELECT till_id FROM till WHERE NOT is_approved")}
 
     def _transaction(self) -> Any:
-        return self.database.atomic("IMMEDIATE")
+        return self.database.writing()

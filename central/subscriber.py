@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Protocol
 
 import msgspec
-import peewee as pw
 
 from wire import codec, topics
 from wire.codec import SalesLimits
@@ -27,7 +25,9 @@ from .batch import BackedUp, Heard, Mark, OpenTask, Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
+from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .day_notes import DayNotes
+from .lock import InUseError
 from .models import MODELS
 from .post import Post
 from .rates import Hourly, Rates
@@ -39,7 +39,6 @@ log = logging.getLogger("tillstream.central")
 
 Event = Connected | Disconnected | Received | Acknowledged
 TillRow = tuple[str, Mark | None, bool | None, int, bool]
-_REFUSED = (pw.OperationalError, sqlite3.OperationalError)
 
 
 class Carrier(Protocol):
@@ -81,6 +80,7 @@ class Subscriber:
         self._is_linked = False
         self.refused = 0
         self._begin_at: float | None = None
+        self._retry_s = 0.0
         self.collector = self._begin(now)
 
     def _begin(self, now: float) -> Collector:
@@ -95,7 +95,7 @@ class Subscriber:
     def _own_rows(self) -> tuple[list[TillRow], list[tuple[str, Heard]]]:
         """Return the tills of this worker's share as the rows have them, and their open heads."""
         holds = self._share.holds
-        heads = [one for one in self.store.heard_heads(self._clock_ms()) if holds(one[0])]
+        heads = self.store.heard_heads(self._clock_ms(), holds)
         return [row for row in self.store.tills() if holds(row[0])], heads
 
     def _open_tasks(self) -> list[OpenTask]:
@@ -118,14 +118,15 @@ class Subscriber:
         try:
             if self._is_ready(now):
                 self._handle_all(events, now)
-        except _REFUSED as problem:
+        except REFUSED as problem:
             self._begin_again(problem, now)
 
     def _is_ready(self, now: float) -> bool:
         """Say whether the core stands; make it anew if the database refused to be read, and it is time to try."""
         if self._begin_at is not None and now >= self._begin_at:
-            self.collector, self._begin_at = self._begin(now), None
-            self._link.reconnect("the database can be read again")
+            self._open_again(now)
+            if self._begin_at is None:
+                self._link.reconnect("the database can be read again")
         return self._begin_at is None
 
     def _handle_all(self, events: Sequence[Event], now: float) -> None:
@@ -277,7 +278,7 @@ class Subscriber:
                 self._note_days()
             self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
             self._send_settings(now)
-        except _REFUSED as problem:
+        except REFUSED as problem:
             self._begin_again(problem, now)
 
     def next_deadline(self) -> float:
@@ -295,12 +296,30 @@ class Subscriber:
         """
         if is_disk_failure(problem):
             raise problem
-        log.error("database_refused", extra={"also": {"error": str(problem)}})
-        self._link.reconnect(f"the database refused: {problem}")
+        log.error("database_refused", extra={"also": {"error": first_cause(problem)}})
+        self._link.reconnect(f"the database refused: {first_cause(problem)}")
+        self._open_again(now)
+
+    def _open_again(self, now: float) -> None:
+        """Make connection and core anew; what a connection that broke in COMMIT has committed, the rows say."""
         try:
+            self.store.reopen()
             self.collector, self._begin_at = self._begin(now), None
-        except _REFUSED:
-            self._begin_at = now + self.config.retry_min_s
+        except (*REFUSED, InUseError, UnsafeDatabaseError) as problem:
+            self._put_off_beginning(problem, now)
+            return
+        if self._retry_s:
+            log.info("database_back", extra={"also": {"database": self.config.database}})
+        self._retry_s = 0.0
+
+    def _put_off_beginning(self, problem: Exception, now: float) -> None:
+        """Wait longer each time: a server that comes up is not to be met by all its workers at once."""
+        least, most = self.config.database_retry_min_s, self.config.database_retry_max_s
+        self._retry_s = min(most, max(least, 2 * self._retry_s))
+        wait_s = self._retry_s * self._rng.uniform(0.7, 1.0)
+        self._begin_at = now + wait_s
+        also = {"database": self.config.database, "error": first_cause(problem), "again_in_s": round(wait_s, 2)}
+        log.warning("database_away", extra={"also": also})
 
     def _take_up_rows(self, now: float) -> None:
         """Look at the rows again: another process may have moved them, heard of other heads, or left tasks behind.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from fault_table import CASES
 from hypothesis import settings
+from postgres import running
 
 # The gate draws the same examples each time; `--hypothesis-profile=search` looks for new ones.
 settings.register_profile("gate", derandomize=True, deadline=None)
@@ -55,3 +57,42 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         for nodeid in unexpected:
             terminalreporter.line(nodeid)
         terminalreporter._session.exitstatus = 1
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Run one private PostgreSQL server for this process's tests."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request, tmp_path):
+    """Return where a database may be made, in which there is nothing."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "empty.db")
+        return
+    server = request.getfixturevalue("postgres")
+    url = server.empty_database()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def another_url(empty_url, request, tmp_path):
+    """Return where a second database of the same kind may be made."""
+    if not empty_url.startswith("postgresql"):
+        return str(tmp_path / "another.db")
+    return request.getfixturevalue("postgres").empty_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def central_url(request, tmp_path):
+    """Return where a central database may be made: a file, and a database of the private server."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "central.db")
+        return
+    server = request.getfixturevalue("postgres")
+    url = server.new_database()
+    yield url
+    server.drop(url)

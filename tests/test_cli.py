@@ -96,7 +96,7 @@ def _run_sql(path, statement):
 
 def test_a_database_that_is_locked_is_said(database, monkeypatch):
     """A change that finds no turn leaves nothing behind, and says so."""
-    monkeypatch.setattr("central.reports.BUSY_MS", 1)
+    monkeypatch.setattr("central.database.BUSY_MS", 1)
     with contextlib.closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN IMMEDIATE")
         told = run("central", "--database", database, "request", "till-1")

@@ -17,11 +17,11 @@ from central import doctor as at_central
 from central.batch import NewStream
 from central.cli import central
 from central.config import CentralConfig
+from central.database import UnsafeDatabaseError
 from central.doctor import NewestBackup
 from central.migrations import MIGRATIONS
 from central.restore import restore
 from central.service import open_store, wall_clock_ms
-from central.store import UnsafeDatabaseError
 from edge import doctor as at_till
 from edge.cli import edge
 from edge.config import EdgeConfig

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import peewee as pw
 import pytest
+from databases import listening, refuse
 from factories import (
     NOW_MS,
     TILL,
@@ -26,9 +28,9 @@ from wire.messages import History, Quarantined
 
 
 @pytest.fixture
-def store():
-    """Return an empty database in memory."""
-    made = a_store()
+def store(central_url):
+    """Return an empty database."""
+    made = a_store(central_url)
     yield made
     made.close()
 
@@ -40,7 +42,7 @@ def opened(store, *tills, stream=None, previous=(), heard=None):
 
 
 def rows(store, statement, *values):
-    return store.database.execute_sql(statement, values).fetchall()
+    return store.database.run(statement, values).fetchall()
 
 
 def mark_of(store, till=TILL, stream=None):
@@ -57,12 +59,11 @@ def gaps(store):
 
 
 def statements(store, act):
-    """Return the statements that reach SQLite while ``act`` runs, without their values."""
+    """Return the first words of the statements that reach the database while ``act`` runs."""
     seen = []
-    store.database.connection().set_trace_callback(lambda text: seen.append(text.split("(")[0].strip().split(" ")[0]))
-    act()
-    store.database.connection().set_trace_callback(None)
-    return Counter(seen)
+    with listening(store.database, seen.append):
+        act()
+    return Counter(text.split("(")[0].strip().split(" ")[0] for text in seen)
 
 
 # -- Ingest ------------------------------------------------------------------------------------------------------------
@@ -221,10 +222,7 @@ def test_the_same_id_with_other_bytes_is_a_conflict_within_and_across_uploads(st
 
 def test_an_upload_that_the_database_refuses_is_taken_apart(store):
     """Each document is tried on its own: the one that it refuses is quarantined ``unstorable``, the rest stored."""
-    store.database.execute_sql(
-        "CREATE TRIGGER picky BEFORE INSERT ON document WHEN new.document_id = 'd2'"
-        " BEGIN SELECT RAISE(ABORT, 'no'); END"
-    )
+    refuse(store.database, "document", "INSERT", "new.document_id = 'd2'")
     opened(store, "till-1", "till-2")
     theirs = a_parcel([a_sale(till_id="till-2")], "till-2")
 
@@ -237,17 +235,13 @@ def test_an_upload_that_the_database_refuses_is_taken_apart(store):
 
 def test_a_database_that_refuses_as_a_whole_leaves_everything_as_it_was(store):
     """Documents without their watermark, or the reverse, are never there."""
-    import peewee as pw
-
     opened(store)
-    store.database.execute_sql(
-        "CREATE TRIGGER stuck BEFORE UPDATE ON watermark BEGIN SELECT RAISE(ABORT, 'stuck'); END"
-    )
-    with pytest.raises((pw.DatabaseError, Exception), match="stuck"):
+    accept_again = refuse(store.database, "watermark", "UPDATE", "true")
+    with pytest.raises(pw.IntegrityError, match="refused"):
         store.ingest([a_parcel(some_sales(3))], {}, NOW_MS)
 
     assert (sequences(store), mark_of(store).through) == ([], 0)
-    store.database.execute_sql("DROP TRIGGER stuck")
+    accept_again()
     assert store.ingest([a_parcel(some_sales(3))], {}, NOW_MS)[0].kind == "advanced"
 
 
@@ -480,9 +474,9 @@ def test_a_till_is_registered_by_its_first_presence_or_doorbell(store):
     ] == sorted(store.tills())
 
 
-def test_a_till_may_have_to_be_approved_first():
+def test_a_till_may_have_to_be_approved_first(central_url):
     """With ``approve_tills`` a new till is registered and not approved."""
-    store = a_store(approve_tills=True)
+    store = a_store(central_url, approve_tills=True)
     opened(store)
 
     assert [False] == [approved for *_, approved in store.tills()]
@@ -495,7 +489,7 @@ def test_tasks_that_people_made_are_wishes_until_a_worker_takes_them(store):
         "INSERT INTO task (task_id, till_id, state, reason, attempts, created_at_ms, note)"
         " VALUES ('w1', 'till-1', 'waiting', 'operator', 0, ?, '')"
     )
-    store.database.execute_sql(statement, (NOW_MS,))
+    store.database.run(statement, (NOW_MS,))
     assert store.wishes() == [OpenTask("w1", "till-1", "operator")]
 
     store.note(NOW_MS, tasks=[("w1", "till-1", 1, "queued", "operator", 0, NOW_MS, None, "", None, None, None)])
@@ -504,11 +498,11 @@ def test_tasks_that_people_made_are_wishes_until_a_worker_takes_them(store):
     assert store.open_tasks() == []
 
 
-def test_a_database_keeps_its_name_and_counts_its_starts(tmp_path):
+def test_a_database_keeps_its_name_and_counts_its_starts(central_url):
     """Tills know their central by it; each start has its own number, so that tasks are never named alike."""
-    first = a_store(tmp_path / "central.db")
+    first = a_store(central_url)
     first.close()
-    second = a_store(tmp_path / "central.db")
+    second = a_store(central_url)
 
     assert (first.central_id, 1, 2) == (second.central_id, first.starts, second.starts)
     second.close()

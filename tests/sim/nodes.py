@@ -12,12 +12,12 @@ from functools import cache
 from itertools import count
 from random import Random
 
-import peewee as pw
 from network import CrashError
 from old_wire import as_version_1
 from oracle import InvariantError, OutboxWatch
 
 from central.config import CentralConfig
+from central.database import Place
 from central.migrations import migrate
 from central.share import Share
 from central.store import Store
@@ -50,8 +50,7 @@ _names = count()
 @cache
 def empty_database():
     """Return a migrated database without a row: copying it is a tenth of migrating each run's."""
-    database = pw.SqliteDatabase(":memory:")
-    database.connect()
+    database = Place(":memory:").open()
     migrate(database)
     return database.connection()
 
@@ -305,7 +304,7 @@ class CentralNode(Node):
 
     def look(self):
         self._know()
-        changes = self.store._connection.total_changes if self.is_running else None
+        changes = self.store.database.connection().total_changes if self.is_running else None
         if changes is None or changes != self._changes:
             self._changes = changes
             self.watch.look()
@@ -321,8 +320,8 @@ class CentralNode(Node):
     def fill_disk(self):
         """Leave no page to grow by: SQLite itself says no."""
         if self.is_running:
-            pages = self.store._connection.execute("PRAGMA page_count").fetchone()[0]
-            self.store._connection.execute(f"PRAGMA max_page_count = {pages}")
+            pages = self.store.database.run("PRAGMA page_count").fetchone()[0]
+            self.store.database.run(f"PRAGMA max_page_count = {pages}")
 
     def free_disk(self):
         self.memory.keeper.execute("PRAGMA max_page_count = 1073741823")

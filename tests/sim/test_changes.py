@@ -74,15 +74,18 @@ class Asked(LosingWorld):
 FEW = Faults(loss=0.05, duplicate=0.1, till_crashes=1, central_crashes=1, workers=2, is_quick=True)
 
 
+def ask(seeds):
+    for seed in range(seeds):
+        Asked(seed, FEW).run()
+
+
 def test_what_a_person_asked_for_is_done_whichever_worker_took_it_up():
     """No wish is left behind by a worker that went."""
-    for seed in range(10):
-        Asked(seed, FEW).run()
+    ask(10)
 
 
 def test_without_looking_for_what_others_left_behind_a_wish_stays_open(monkeypatch):
     """The same runs where open tasks are read at a start only: the test above can fail."""
     monkeypatch.setattr(Subscriber, "_take_up_tasks", lambda *_: None)
     with pytest.raises(AssertionError):
-        for seed in range(20):
-            Asked(seed, FEW).run()
+        ask(20)
