@@ -76,6 +76,9 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""
 
+    consumer_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 5
+    """How long a read of stored documents waits for transactions that may still bring something older."""
+
     backups_keep: Annotated[int, Meta(ge=1, le=10_000)] = 7
     """How many backups stay in the folder they are made in; the newest ones."""
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
