@@ -18,6 +18,7 @@ PARTS = {
     "ingest": ("ingest", "measure"),
     "backlog": ("whole_way", "measure_backlog"),
     "live": ("whole_way", "measure_live"),
+    "chain": ("whole_way", "measure_chain"),
     "return": ("whole_way", "measure_return"),
     "link": ("link_bytes", "measure"),
     "till": ("till", "measure"),
@@ -27,7 +28,7 @@ PARTS = {
 
 def main() -> int:
     """Measure the parts one after the other: two at once would measure each other."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests/live")]
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
     options.add_argument("--json", type=Path, help="write the figures to this file too")

@@ -1,21 +1,29 @@
-"""A broker and central as real processes, for the parts that measure the whole way."""
+"""A broker, central and its database as real processes, for the parts that measure the whole way."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import peewee as pw
+
+from central.database import Place
+from fleet.processes import free_port
+from wire.tokens import token_of
+
 ROOT = Path(__file__).parents[1]
+FLEET_KEY = b"a-fleet-key-for-benchmarks-only-0123456789"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 
 
@@ -24,61 +32,124 @@ class Station:
     """What runs, and where its database is."""
 
     broker_name: str
-    port: int
-    database: Path
+    url: str
+    database: str
     broker: subprocess.Popen
     central: subprocess.Popen
+    token: Callable[[str], str]
+    """What a user logs in with."""
+    ca_file: str = ""
 
     def through(self) -> int:
         """Return how many documents are committed, by the watermarks."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
-            return database.execute("SELECT coalesce(sum(through), 0) FROM watermark").fetchone()[0]
+        with contextlib.closing(Place(self.database).look(to_write=False)) as database:
+            return int(database.run("SELECT coalesce(sum(through), 0) FROM watermark").fetchone()[0])
 
 
 @contextlib.contextmanager
 def running(folder: Path, **central_keys: str) -> Iterator[Station]:
     """Run Mosquitto (the embedded broker where there is none) and one central on SQLite."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    database = folder / "central.db"
-    keys = {
-        "BROKER_PORT": str(port),
-        "TOKEN": "bench",
-        "DATABASE": str(database),
-        "LOG_LEVEL": "warning",
-        **central_keys,
-    }
-    broker = _broker(folder, port)
-    _wait(lambda: _listens(port))
-    if not MOSQUITTO:
-        keys["TOKEN"] = token(folder, "central-1")
-    environment = {**os.environ, **{f"TILLSTREAM_{key}": value for key, value in keys.items()}}
-    with (folder / "central.log").open("wb") as log:
-        central = subprocess.Popen(
-            [sys.executable, "-m", "tillstream", "central", "run"], cwd=ROOT, env=environment, stderr=log
-        )
-    _wait(database.exists)
+    port = free_port()
+    name, database = "Mosquitto" if MOSQUITTO else "embedded", folder / "central.db"
+    url = f"mqtt://127.0.0.1:{port}"
+    with _ended(_broker(folder, port)) as broker:
+        _wait(lambda: _listens(port))
+        keys = {"BROKER_URLS": url, "TOKEN": token("central-1"), "DATABASE": str(database)}
+        with _central(folder, **keys, **central_keys) as central:
+            _wait(database.exists)
+            yield Station(name, url, str(database), broker, central, token)
+
+
+@contextlib.contextmanager
+def running_chain(folder: Path, tills: Sequence[str], **central_keys: str) -> Iterator[Station]:
+    """Run what a chain has: Mosquitto by its recipe with TLS and tokens, PostgreSQL on a disk, and one central."""
+    from postgres import Postgres
+
+    port = free_port()
+    ca_file = _recipe(folder / "broker", port, tills)
+    url, key = f"mqtts://localhost:{port}", (folder / "fleet.key").read_bytes()
+    server = Postgres(_own_folder(folder / "postgres"), autovacuum="on", shared_buffers="256MB", max_wal_size="1GB")
+    server.start()
+    database = server.empty_database()
     try:
-        yield Station("Mosquitto" if MOSQUITTO else "embedded", port, database, broker, central)
+        command = [MOSQUITTO, "-c", str(folder / "broker/mosquitto.conf")]
+        with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL)) as broker:
+            _wait(lambda: _listens(port))
+            keys = {"BROKER_URLS": url, "TOKEN": token_of(key, "central-1"), "DATABASE": database, **central_keys}
+            with _central(folder, **keys, TLS_CA_FILE=ca_file) as central:
+                station = Station("Mosquitto", url, database, broker, central, partial(token_of, key), ca_file)
+                _wait(lambda: _has_central(station))
+                yield station
     finally:
-        for process in (central, broker):
-            process.terminate()
-            process.wait(20)
+        server.stop()
 
 
-def token(folder: Path, user: str) -> str:
+def _has_central(station: Station) -> bool:
+    with contextlib.suppress(pw.DatabaseError):
+        station.through()
+        return True
+    return False
+
+
+def _own_folder(folder: Path) -> Path:
+    """Make a folder that PostgreSQL's own account reaches."""
+    folder.mkdir()
+    for each in (folder, folder.parent):
+        each.chmod(0o755)
+    return folder
+
+
+def _recipe(folder: Path, port: int, tills: Sequence[str]) -> str:
+    """Write Mosquitto's configuration and a certificate for it; returns the authority's file."""
+    folder.mkdir()
+    key = folder.parent / "fleet.key"
+    key.write_bytes(FLEET_KEY)
+    key.chmod(0o600)
+    users, config = folder.parent / "tills.txt", folder.parent / "broker.toml"
+    users.write_text("\n".join(tills), "utf-8")
+    config.write_text(f'fleet_key_file = "{key}"\n', "utf-8")
+    command = [sys.executable, "-m", "tillstream", "broker", "recipe", "mosquitto", "--out", str(folder)]
+    command += ["--listen", f"127.0.0.1:{port}", "--security", "tls", "--users", str(users), "--config", str(config)]
+    subprocess.run([*command, "--account", getpass.getuser()], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made += ["-keyout", str(folder / "server.key"), "-out", str(folder / "server.crt")]
+    subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
+    return str(folder / "server.crt")
+
+
+@contextlib.contextmanager
+def _central(folder: Path, **keys: str) -> Iterator[subprocess.Popen]:
+    environment = {
+        **os.environ,
+        **{f"TILLSTREAM_{key}": value for key, value in {"LOG_LEVEL": "warning", **keys}.items()},
+    }
+    command = [sys.executable, "-m", "tillstream", "central", "run"]
+    with (folder / "central.log").open("wb") as log:
+        central = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
+    with _ended(central):
+        yield central
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def token(user: str) -> str:
     """Return what a user logs in with: Mosquitto takes anybody here, on loopback."""
     if MOSQUITTO:
         return "bench"
-    from wire.tokens import token_of
-
-    return token_of((folder / "fleet.key").read_bytes(), user)
+    return token_of(FLEET_KEY, user)
 
 
 def _broker(folder: Path, port: int) -> subprocess.Popen:
     if not MOSQUITTO:
-        (folder / "fleet.key").write_bytes(b"a-fleet-key-for-benchmarks-only-0123456789")
+        (folder / "fleet.key").write_bytes(FLEET_KEY)
         (folder / "fleet.key").chmod(0o600)
         keys = {"LISTEN": f"127.0.0.1:{port}", "FLEET_KEY_FILE": folder / "fleet.key", "DENY_FILE": folder / "deny"}
         environment = {**os.environ, **{f"TILLSTREAM_{key}": str(value) for key, value in keys.items()}}

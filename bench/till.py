@@ -54,7 +54,7 @@ def measure() -> list[Figure]:
 
 def _start(folder: Path, prefix: list[str]) -> tuple[subprocess.Popen, float]:
     keys = {
-        "TILL_ID": "till-1", "TOKEN": "none", "BROKER_PORT": "1",
+        "TILL_ID": "till-1", "TOKEN": "none", "BROKER_URLS": "mqtt://127.0.0.1:1",
         "STATE_DIR": folder / "state", "RUN_DIR": folder / "run", "SPOOL_DIR": folder / "spool",
     }  # fmt: skip
     environment = {**os.environ, **{f"TILLSTREAM_{key}": str(value) for key, value in keys.items()}}

@@ -11,7 +11,7 @@ from pathlib import Path
 from figures import Figure, middle, middle_ratio
 from ingest import COLUMNS, _insert
 from material import bodies
-from station import Station, cpu_s, peak_mib, running, token
+from station import Station, cpu_s, peak_mib, running, running_chain
 
 from central.store import Store
 from fleet.loop import Fleet, FleetSettings
@@ -44,7 +44,7 @@ def _backlog(tills: dict[str, list[bytes]]) -> tuple[float, float, float, float]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running(folder) as station:
-            fleet = _fleet(folder, station, list(tills))
+            fleet = _fleet(station, list(tills))
             for till, closed in tills.items():
                 for body in closed:
                     fleet.close_document(till, body)
@@ -63,45 +63,52 @@ def measure_live() -> list[Figure]:
     return [figure for tills, selling_s in LIVE for figure in _live(tills, selling_s)]
 
 
+def measure_chain() -> list[Figure]:
+    """Return the same with what a chain has: TLS and a token for each till, PostgreSQL on a disk."""
+    tills, selling_s = LIVE[-1]
+    ids = [f"till-{number}" for number in range(1, tills + 1)]
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name, running_chain(Path(name), ids) as station:
+        return _sell("chain", f"{tills:,} tills over TLS, PostgreSQL", station, ids, selling_s)
+
+
 def _live(tills: int, selling_s: float) -> list[Figure]:
-    material = cycle(body for body in bodies("till-x", 3000) if b'"transaction_type":"sale"' in body)
+    ids = [f"till-{number}" for number in range(1, tills + 1)]
     with tempfile.TemporaryDirectory() as name, running(Path(name)) as station:
-        ids = [f"till-{number}" for number in range(1, tills + 1)]
-        fleet = _fleet(Path(name), station, ids)
-        assert fleet.run(lambda: fleet.stats().connected == tills, 120), fleet.stats()
-        fleet.run(lambda: False, 5)
-        gc.collect()
-        gc.freeze()  # Ten thousand tills share this process; looking through them all stops each of them at once.
-        gap_s, wanted = 60.0 / tills, int(selling_s * tills / 60)
-        started, cpu = time.monotonic(), [cpu_s(station.central.pid), cpu_s(station.broker.pid)]
-        closed = 0
-        while closed < wanted:
-            while closed < wanted and started + closed * gap_s <= time.monotonic():
-                till = ids[closed % tills]
-                fleet.close_document(till, _renamed(next(material), till, closed))
-                closed += 1
-            fleet.turn(min(gap_s, 0.02))
-        busy = time.monotonic() - started
-        share = [cpu_s(station.central.pid) - cpu[0], cpu_s(station.broker.pid) - cpu[1]]
-        assert fleet.run(lambda: fleet.unsent == 0, 60), fleet.unsent
-        lags = sorted(lag - QUIET_S for lag in fleet.lags_s)
-        memory = peak_mib(station.central.pid)
-        fleet.stop()
-        gc.unfreeze()
+        return _sell("live", f"{tills:,} tills", station, ids, selling_s)
+
+
+def _sell(part: str, title: str, station: Station, ids: list[str], selling_s: float) -> list[Figure]:
+    material = cycle(body for body in bodies("till-x", 3000) if b'"transaction_type":"sale"' in body)
+    fleet = _fleet(station, ids)
+    assert fleet.run(lambda: fleet.stats().connected == len(ids), 240), fleet.stats()
+    fleet.run(lambda: False, 5)
+    gc.collect()
+    gc.freeze()  # Ten thousand tills share this process; looking through them all stops each of them at once.
+    gap_s, wanted = 60.0 / len(ids), int(selling_s * len(ids) / 60)
+    started, cpu = time.monotonic(), [cpu_s(station.central.pid), cpu_s(station.broker.pid)]
+    closed = 0
+    while closed < wanted:
+        while closed < wanted and started + closed * gap_s <= time.monotonic():
+            till = ids[closed % len(ids)]
+            fleet.close_document(till, _renamed(next(material), till, closed))
+            closed += 1
+        fleet.turn(min(gap_s, 0.02))
+    busy = time.monotonic() - started
+    share = [cpu_s(station.central.pid) - cpu[0], cpu_s(station.broker.pid) - cpu[1]]
+    assert fleet.run(lambda: fleet.unsent == 0, 60), fleet.unsent
+    assert station.through() == wanted
+    lags = sorted(lag - QUIET_S for lag in fleet.lags_s)
+    memory, broker = peak_mib(station.central.pid), peak_mib(station.broker.pid)
+    fleet.stop()
+    gc.unfreeze()
     p50, p95, p99 = (lags[int(len(lags) * part)] * 1000 for part in (0.5, 0.95, 0.99))
-    name = f"{tills:,} tills, one receipt a minute each: close → stored and told, beyond quiet_s, ms p50/p95/p99/max"
+    name = f"{title}, one receipt a minute each: close → stored and told, beyond quiet_s, ms p50/p95/p99/max"
     value = f"{p50:.0f} / {p95:.0f} / {p99:.0f} / {lags[-1] * 1000:.0f}"
     load = ", ".join(f"{who} {100 * s / busy:.0f} %" for who, s in zip(("central", "broker"), share, strict=True))
+    both = f"{load}; central {memory:.0f}, broker {broker:.0f}"
     return [
-        Figure("live", name, value, "", "p50 ≤ 50, p99 ≤ 250", p50 <= 50 and p99 <= 250),
-        Figure(
-            "live",
-            f"{tills:,} tills: CPU of one core; central's peak memory, MiB",
-            f"{load}; {memory:.0f}",
-            "",
-            "",
-            None,
-        ),
+        Figure(part, name, value, "", "p50 ≤ 50, p99 ≤ 250", p50 <= 50 and p99 <= 250),
+        Figure(part, f"{title}: CPU of one core; peak memory, MiB", both, "", "", None),
     ]
 
 
@@ -110,7 +117,7 @@ def measure_return() -> list[Figure]:
     material = [body for body in bodies("till-x", 3000) if b'"transaction_type":"sale"' in body]
     with tempfile.TemporaryDirectory() as name, running(Path(name)) as station:
         ids = [f"till-{number}" for number in range(1, RETURN_TILLS + 1)]
-        fleet = _fleet(Path(name), station, ids)
+        fleet = _fleet(station, ids)
         for number, till in enumerate(ids * RETURN_EACH):
             fleet.close_document(till, _renamed(material[number % len(material)], till, number))
         started = time.perf_counter()
@@ -124,9 +131,9 @@ def measure_return() -> list[Figure]:
     return [Figure("return", name, f"{memory:.0f}", rate, "≤ 300 (design: with 100 documents each)", memory <= 300)]
 
 
-def _fleet(folder: Path, station: Station, tills: list[str]) -> Fleet:
-    settings = FleetSettings(broker_port=station.port, connects_per_s=400)
-    fleet = Fleet(settings, lambda till: token(folder, till))
+def _fleet(station: Station, tills: list[str]) -> Fleet:
+    settings = FleetSettings(broker_urls=(station.url,), tls_ca_file=station.ca_file, connects_per_s=400)
+    fleet = Fleet(settings, station.token)
     for till in tills:
         fleet.add_till(till)
     return fleet
@@ -138,8 +145,8 @@ def _renamed(body: bytes, till: str, number: int) -> bytes:
     return body.replace(body[16:52], b"%036d" % number, 1)
 
 
-def _rows(database: Path) -> list[tuple]:
-    store = Store(str(database), lambda: "bench")
+def _rows(database: str) -> list[tuple]:
+    store = Store(database, lambda: "bench")
     rows = store.database.execute_sql(f"SELECT {COLUMNS} FROM document").fetchall()
     store.close()
     return rows

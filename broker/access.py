@@ -93,7 +93,7 @@ def mosquitto_acl(workers: int = 4) -> str:
     Its patterns hold for every user, so a worker may also use the topics of a till of the worker's own name; no till
     has such a name. Who is let in, and under which client id, is its password file's and its configuration's matter.
     """
-    lines = ["# Made by `tillstream broker access --format mosquitto`; do not edit.", "# Tills: %u is the till id."]
+    lines = ["# Made by `tillstream broker recipe mosquitto`.", "# Tills: %u is the till id."]
     table = tuple(grants())
     lines += [f"pattern {g.access} {g.pattern.replace('<till>', '%u')}" for g in table if g.party == "till"]
     for worker in range(1, workers + 1):

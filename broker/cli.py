@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
-from broker.access import grants, identity, mosquitto_acl
+from broker.access import grants, identity
 from broker.keyring import DenyList, make_fleet_key
+from broker.recipes.cli import recipe
 from broker.settings import BrokerConfig
 from wire.program import (
     ConfigError,
@@ -45,6 +46,7 @@ def broker() -> None:
       tillstream broker key        makes the fleet key
       tillstream broker run        serves on 127.0.0.1:1883
       tillstream broker token T1   prints what till T1 logs in with
+    Another broker in its place: tillstream broker recipe --help
     """
 
 
@@ -116,22 +118,20 @@ def key(config_file: Path | None) -> None:
 
 
 @broker.command()
-@click.option("--format", "form", type=click.Choice(["table", "mosquitto"]), default="table", show_default=True)
-@click.option("--workers", type=click.IntRange(1, 999), default=4, show_default=True, help="For mosquitto.")
-def access(form: str, workers: int) -> None:
-    """Print who may write and read which topic, for people or as Mosquitto's acl_file.
+def access() -> None:
+    """Print who may write and read which topic.
 
     \b
     Example:
-      tillstream broker access --format mosquitto > /etc/mosquitto/tillstream.acl
+      tillstream broker access
     """
-    if form == "mosquitto":
-        click.echo(mosquitto_acl(workers), nl=False)
-        return
     for grant in grants():
         user = "<till>" if grant.party == "till" else "central-<worker>"
         retained = "  retained" if grant.topic.retained and grant.access == "write" else ""
         click.echo(f"{user:<17} {grant.access:<6} {grant.pattern}{retained}")
+
+
+broker.add_command(recipe)
 
 
 async def _serve(config: BrokerConfig, fleet_key: bytes, deny_list: DenyList, on_ready: Callable[[int], None]) -> None:

@@ -54,7 +54,9 @@ def configured(context: click.Context) -> CentralConfig:
     """Read the configuration when a command runs, and not before: its --help needs none."""
     path, environ = context.obj
     try:
-        return read_config(CentralConfig, "central", path, environ)
+        config = read_config(CentralConfig, "central", path, environ)
+        config.place()  # Refused here, before anything is opened or shown.
+        return config  # noqa: TRY300 -- an else would say no more
     except ConfigError as problem:
         raise fail(str(problem)) from problem
 
@@ -73,7 +75,7 @@ def _within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[
     try:
         with bound(config.place()):
             return act()
-    except reports.NoDatabaseError as problem:
+    except (ConfigError, reports.NoDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except REFUSED as problem:
         raise fail(f"the database refused ({problem}); nothing was changed, try again") from problem

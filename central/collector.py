@@ -108,7 +108,8 @@ class Collector:
         if state.bell and state.bell.boot_id != bell.boot_id:
             state.bad_digests = 0  # What another life of it sent says nothing of the chain that this one holds.
         state.bell, state.is_bell_live = bell, is_live
-        head = None if self._heads.is_late(state, head_of(bell)) else head_of(bell)
+        head = head_of(bell)
+        news = None if self._heads.is_late(state, head) else head
         if bell.previous:
             state.taken_over = {one.stream: one.newest for one in bell.previous}
         if is_live:
@@ -120,7 +121,9 @@ class Collector:
         # A till that was told of more than we remember heard it of the row: another process has moved that.
         if state.mark is None or state.mark.stream != bell.stream or state.mark.through < bell.stored:
             state.mark = None
-            return [OpenStream(NewStream(till, bell.stream, bell.previous, head))]
+            return [OpenStream(NewStream(till, bell.stream, bell.previous, news))]
+        if news:
+            self._heads.hear(till, state, news, state.mark, now)
         return self._weigh(till, state, now)
 
     def on_stream_opened(
@@ -278,8 +281,6 @@ class Collector:
             return []
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
-        if not self._heads.is_late(state, head_of(bell)):
-            self._heads.hear(till, state, head_of(bell), mark, now)
         self._set_aside(state)
         task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
         task.is_urgent = task.is_urgent or bell.urgent

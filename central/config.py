@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from wire.broker_url import DEFAULT, check_broker_urls
 from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
@@ -26,12 +27,12 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     approve_tills: bool = False
     """Whether a new till is asked only after a person has approved it."""
 
-    broker_host: str = "127.0.0.1"
-    broker_port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    broker_urls: tuple[str, ...] = DEFAULT
+    """``mqtt://host:port`` or ``mqtts://host:port``; with several, each client tries them in an order of its own."""
     token: str = ""
     token_file: str = ""
     tls_ca_file: str = ""
-    """The certificate authority of the broker's certificate; empty connects without TLS."""
+    """The certificate authority of the brokers' certificates; empty believes those of the system."""
 
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
@@ -106,6 +107,7 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         """Refuse what the fields' own bounds cannot say."""
         Share.parse(self.worker)
+        check_broker_urls(self.broker_urls, self.tls_ca_file)
 
     @property
     def share(self) -> Share:

@@ -127,6 +127,44 @@ CREATE INDEX quarantine_by_sequence ON quarantine (till_id, stream, sequence);
 """
 
 
+def _last(name: str, of: str) -> str:
+    """Return what SQLite says for the field of an object: its last value, by its name however that is written.
+
+    So do the judge and PostgreSQL; ``->>`` takes the first one, and does not know a name that is escaped.
+    """
+    return f"(SELECT value FROM json_each({of}) WHERE key = '{name}' ORDER BY id DESC LIMIT 1)"
+
+
+def _view_of(view: str, array: str, columns: str) -> str:
+    """Return a view of an array; ``columns`` are fields of its elements, with a default where one may be left out."""
+    named = []
+    for column in columns.split(", "):
+        name, field, default = (*column.split(" "), "", "")[:3]
+        value = _last(field or name, "e.value")
+        named.append(f"coalesce({value}, {default}) AS {name}" if default else f"{value} AS {name}")
+    return (
+        f"DROP VIEW {view};\nCREATE VIEW {view} AS SELECT d.id, d.till_id, d.document_id, d.business_day, d.store_id,"
+        f" d.transaction_type, {', '.join(named)}"
+        f" FROM document d, json_each({_last(array, 'CAST(d.body AS TEXT)')}) e;\n"
+    )
+
+
+_VIEWS_SQLITE_6 = (
+    _view_of(
+        "document_line",
+        "lines",
+        "line_number, kind kind 'sale', is_voided voided 0, item_id, name, quantity, unit_price,"
+        " discount_minor discount_minor 0, extended_minor",
+    )
+    + _view_of(
+        "document_tender",
+        "tenders",
+        "tender_number, tender_type, is_voided voided 0, amount_minor, change_minor change_minor 0",
+    )
+    + _view_of("document_tax", "taxes", "tax_id, rate, taxable_minor taxable_minor 0, amount_minor")
+)
+
+
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
 
@@ -137,6 +175,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_3),
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
+    {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from random import SystemRandom
+from random import Random, SystemRandom
 from string import ascii_letters, digits
 
 import peewee as pw
 
 from wire import codec, topics
+from wire.broker_url import in_own_order
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
@@ -47,12 +48,11 @@ def open_store(config: CentralConfig) -> Store:
         ) from problem
 
 
-def link_settings(config: CentralConfig) -> LinkSettings:
+def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
     """Return where this worker connects, as whom, and what it listens to."""
-    worker = config.share.number
+    brokers, worker = in_own_order(config.broker_urls, rng), config.share.number
     return LinkSettings(
-        host=config.broker_host,
-        port=config.broker_port,
+        brokers=brokers,
         client_id=f"central-{worker}",
         token=read_secret(config.token, config.token_file, "token"),
         subscriptions=(
@@ -62,7 +62,7 @@ def link_settings(config: CentralConfig) -> LinkSettings:
         ),
         will_topic=topics.CENTRAL_PRESENCE.of(worker=worker),
         keepalive_s=config.keepalive_s,
-        tls=trust(config.tls_ca_file),
+        tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
         settled_s=config.reconnect_max_s,
@@ -73,9 +73,8 @@ def run(config: CentralConfig) -> None:
     """Run one worker until SIGTERM or SIGINT."""
     store = open_store(config)
     inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
-    link = Link(
-        link_settings(config), lambda _: codec.encode(subscriber.presence(online=False)), inbox.put, SystemRandom()
-    )
+    rng = SystemRandom()
+    link = Link(link_settings(config, rng), lambda _: codec.encode(subscriber.presence(online=False)), inbox.put, rng)
     subscriber = Subscriber(config, store, link, SystemRandom(), wall_clock_ms, time.monotonic())
     stopping: list[bool] = []
 

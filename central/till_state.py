@@ -62,6 +62,7 @@ class TillState:
     boot_id: str = ""
     """Which life of its agent showed itself last."""
     clock_shown: tuple[int, int] = (-1, 0)
+    """The connection in which it last showed its clock, and what that said (epoch milliseconds)."""
     is_clock_right: bool = False
     """Whether the till's clock was about ours when it last showed itself; it forgets by that clock."""
     is_approved: bool = True

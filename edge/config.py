@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from wire.broker_url import DEFAULT, check_broker_urls
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.topics import TILL_ID_PATTERN
 from wire.translation import Language
@@ -24,12 +25,12 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     central_id: Annotated[str, Meta(max_length=40)] = ""
     """The only central whose word counts; empty takes the first that is heard and keeps it."""
 
-    broker_host: str = "127.0.0.1"
-    broker_port: Annotated[int, Meta(ge=1, le=65_535)] = 1883
+    broker_urls: tuple[str, ...] = DEFAULT
+    """``mqtt://host:port`` or ``mqtts://host:port``; with several, each client tries them in an order of its own."""
     token: str = ""
     token_file: str = ""
     tls_ca_file: str = ""
-    """The certificate authority of the broker's certificate; empty connects without TLS."""
+    """The certificate authority of the brokers' certificates; empty believes those of the system."""
 
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
@@ -79,6 +80,9 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     language: Language = "ru"
     """What the cashier and ``tillstream edge status`` read: ``ru`` or ``en``."""
     log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        check_broker_urls(self.broker_urls, self.tls_ca_file)
 
     @property
     def outbox_path(self) -> Path:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as AnswerTimeoutError
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 from string import ascii_letters, digits
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -20,6 +20,7 @@ import peewee as pw
 
 from wire import topics
 from wire.automation import AutomationError
+from wire.broker_url import in_own_order
 from wire.carriage import CarriageError
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings, trust
@@ -118,12 +119,11 @@ def make_core(config: EdgeConfig, outbox: Outbox) -> Syps:
     )
 
 
-def link_settings(config: EdgeConfig) -> LinkSettings:
+def link_settings(config: EdgeConfig, rng: Random) -> LinkSettings:
     """Return where this till connects, as whom, and what it listens to."""
-    till = config.till_id
+    till, brokers = config.till_id, in_own_order(config.broker_urls, rng)
     return LinkSettings(
-        host=config.broker_host,
-        port=config.broker_port,
+        brokers=brokers,
         client_id=till,
         token=read_secret(config.token, config.token_file, "token"),
         subscriptions=(
@@ -134,7 +134,7 @@ def link_settings(config: EdgeConfig) -> LinkSettings:
         ),
         will_topic=topics.TILL_PRESENCE.of(till=till),
         keepalive_s=config.keepalive_s,
-        tls=trust(config.tls_ca_file),
+        tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
     )
@@ -144,7 +144,8 @@ def run(config: EdgeConfig) -> None:
     """Run the agent until SIGTERM or SIGINT; documents are taken whether or not the broker can be reached."""
     outbox = open_outbox_patiently(config)
     inbox: Inbox[Event] = Inbox(config.inbox_messages, config.inbox_bytes)
-    link = Link(link_settings(config), lambda number: agent.presence(number, online=False), inbox.put, SystemRandom())
+    rng = SystemRandom()
+    link = Link(link_settings(config, rng), lambda number: agent.presence(number, online=False), inbox.put, rng)
     scripts = make_scripts_runner(config, inbox)
     intake = make_intake(config, inbox)
     kept, cashier = TillAutomation(Path(config.state_dir)), CashierFile(config.cashier_path, config.language)

@@ -22,6 +22,7 @@ from edge.config import EdgeConfig
 from edge.events import RingAsked
 from edge.outbox import MEMORY
 from wire.automation import FACTORY, Automation, with_per_receipt_upload
+from wire.broker_url import DEFAULT
 from wire.link import Connection, Event
 
 from .till import NEVER, Closed, FleetTill, link_bytes
@@ -39,8 +40,9 @@ OnStored = Callable[[FleetTill, Closed, float], object]
 class FleetSettings:
     """Where the fleet connects and how its tills behave."""
 
-    broker_host: str = "127.0.0.1"
-    broker_port: int = 1883
+    broker_urls: tuple[str, ...] = DEFAULT
+    tls_ca_file: str = ""
+    """The certificate authority of the brokers' certificates."""
     outbox_dir: Path | None = None
     """Where each till keeps its outbox file; None keeps them in memory, so a killed process loses its documents."""
     automation: Automation = PER_RECEIPT
@@ -98,8 +100,8 @@ class Fleet:
         config = EdgeConfig(
             till_id=till_id,
             store_id=store_id,
-            broker_host=settings.broker_host,
-            broker_port=settings.broker_port,
+            broker_urls=settings.broker_urls,
+            tls_ca_file=settings.tls_ca_file,
             token=self._token_of(till_id),
             keepalive_s=settings.keepalive_s,
             presence_every_s=settings.presence_every_s,

@@ -27,6 +27,10 @@ STOP_S = 10.0
 LOG_LINES = 15
 
 
+Value = str | float | list[str]
+"""What a key of a configuration may be set to."""
+
+
 class ChildDiedError(Exception):
     """A program ended that should run; the text names it and shows the end of its log."""
 
@@ -163,24 +167,24 @@ class Site:
         )
         return self._child("broker", ["tillstream", "broker", "run", "--config", str(config)])
 
-    def central(self, **settings: str | float) -> Child:
+    def central(self, **settings: Value) -> Child:
         """Return central."""
-        values: dict[str, str | float] = {
+        values: dict[str, Value] = {
             "database": str(self.database),
-            "broker_port": self.port,
+            "broker_urls": [f"mqtt://127.0.0.1:{self.port}"],
             "token": self.token("central-1"),
         }
         config = self._write("central", **values | settings)
         return self._child("central", ["tillstream", "central", "--config", str(config), "run"])
 
-    def agent(self, till_id: str, port: int, **settings: str | float) -> Child:
+    def agent(self, till_id: str, port: int, **settings: Value) -> Child:
         """Return a till's agent; ``port`` is where it finds the broker."""
         folder = self.folder / "tills" / till_id
         spool = folder / "spool"
         spool.mkdir(parents=True)
-        values: dict[str, str | float] = {
+        values: dict[str, Value] = {
             "till_id": till_id,
-            "broker_port": port,
+            "broker_urls": [f"mqtt://127.0.0.1:{port}"],
             "token": self.token(till_id),
             "state_dir": str(folder),
             "run_dir": str(self.run_dir(till_id)),
@@ -215,14 +219,16 @@ class Site:
         self.children.append(child)
         return child
 
-    def _write(self, name: str, **values: str | float) -> Path:
+    def _write(self, name: str, **values: Value) -> Path:
         path = self.folder / f"{name}.toml"
         path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in values.items()), "utf-8")
         path.chmod(0o600)  # It holds a token.
         return path
 
 
-def _toml(value: str | float) -> str:
+def _toml(value: Value) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -73,7 +73,7 @@ class Replay:
         fleet_key = Path(spec.fleet_key_file).read_bytes()
         is_replay = spec.baskets == "journey"
         settings = FleetSettings(
-            broker_port=spec.port,
+            broker_urls=(f"mqtt://127.0.0.1:{spec.port}",),
             automation=FACTORY if is_replay else PER_RECEIPT,  # A replay rings once for each burst.
             reconnect_max_s=5,
             seed=spec.seed,

@@ -18,7 +18,7 @@ from edge.events import TakenIn
 from edge.outbox import Outbox, OutboxLimits
 from edge.service import link_settings, make_core, make_document_id, random_name
 from edge.standing import wall_clock_ms
-from wire.link import Backoff, Connected, Connection, Disconnected, Driver, Event, Received
+from wire.link import Connected, Connection, Disconnected, Driver, Event, Received, backoff
 
 log = logging.getLogger("tillstream.fleet")
 
@@ -68,7 +68,7 @@ class FleetTill:
         first_connect_at: float,
     ) -> None:
         self.config, self._loop = config, loop
-        self._link = link_settings(config)
+        self._link = link_settings(config, rng)
         limits = OutboxLimits(config.outbox_limit_bytes, ballast_bytes=0)
         self.outbox = _Outbox(outbox, limits, random_name)
         self.outbox.on_stored = self._on_stored
@@ -82,7 +82,7 @@ class FleetTill:
         self.uploads = 0
         self.unsent: deque[Closed] = deque()
         self._generation, self._opened_at = 0, 0.0
-        self._backoff = Backoff(self._link.reconnect_min_s, self._link.reconnect_max_s, self._link.settled_s, rng)
+        self._backoff = backoff(self._link, rng)
 
     # -- The agent's carrier ---------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class FleetTill:
         try:
             self.connection.open()
         except (OSError, ValueError) as problem:
-            self.connection.end(f"cannot reach {self._link.host}:{self._link.port}: {problem}")
+            self.connection.end(f"cannot reach {self.connection.broker}: {problem}")
 
     def _deliver(self, event: Event, _weight_bytes: int) -> bool:
         self._loop.happened(self, event)

@@ -494,18 +494,27 @@ def prove(cases: int, seed: int) -> dict[str, int]:
     return {**counts, "failures": failures}
 
 
-def storable(cases: int, seed: object) -> tuple[int, int]:
-    """Put what the judge accepts into a real database; return how many went in and how many it would not have."""
-    hostile, store, corpus = Hostile(seed), a_store(), documents()
+def storable(cases: int, seed: object, where: str = ":memory:") -> tuple[int, int, dict[str, list]]:
+    """Put what the judge accepts into a real database.
+
+    Return how many went in, how many it would not have, and what it then shows of them.
+    """
+    hostile, store, corpus = Hostile(seed), a_store(where), documents()
     bodies = [hostile.mutated(corpus) if hostile.below(2) else hostile.document() for _ in range(cases)]
     accepted = [body for body in bodies if isinstance(judge(TILL, body), Accepted) and b"\n" not in body]
     store.open_streams([NewStream(TILL, a_stream(), ())], {}, 1)
     outcome = store.ingest([Parcel(TILL, an_upload(accepted))], {}, 1)[0]
     must(outcome.kind == "advanced", "what is accepted is stored")
+    shown = {}
     for view in ("document_line", "document_tender", "document_tax"):
-        store.database.execute_sql(f"SELECT * FROM {view}").fetchall()
+        rows = store.database.run(f"SELECT * FROM {view}").fetchall()
+        shown[view] = sorted(
+            (tuple(int(one) if one in (True, False) else one for one in row) for row in rows), key=repr
+        )
+    columns = "sequence, document_id, transaction_type, business_day, closed_at_ms, currency, total_minor, is_training"
+    shown["document"] = store.database.run(f"SELECT {columns}, body FROM document ORDER BY sequence").fetchall()
     store.close()
-    return len(accepted), sum(one.code == "unstorable" for one in outcome.quarantined)
+    return len(accepted), sum(one.code == "unstorable" for one in outcome.quarantined), shown
 
 
 def _figures(cases: int = 20_000) -> None:

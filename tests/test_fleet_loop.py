@@ -43,7 +43,12 @@ def running(folder):
 @contextmanager
 def fleet_of(site, tills, on_stored=None, **settings):
     """Yield a fleet whose tills are all connected."""
-    values = {"broker_port": site.port, "reconnect_min_s": 0.1, "reconnect_max_s": 0.5, **settings}
+    values = {
+        "broker_urls": (f"mqtt://127.0.0.1:{site.port}",),
+        "reconnect_min_s": 0.1,
+        "reconnect_max_s": 0.5,
+        **settings,
+    }
     fleet = Fleet(FleetSettings(**values), site.token, on_stored)
     for number in range(tills):
         fleet.add_till(f"till-{number}")
@@ -140,7 +145,7 @@ def test_outboxes_in_files_outlive_the_fleet(tmp_path):
     boxes = tmp_path / "boxes"
     boxes.mkdir()
     with running(tmp_path / "site") as site:
-        with fleet_of(site, 2, outbox_dir=boxes, broker_port=1) as fleet:
+        with fleet_of(site, 2, outbox_dir=boxes, broker_urls=("mqtt://127.0.0.1:1",)) as fleet:
             for number in range(6):
                 fleet.close_document(f"till-{number % 2}", sale(f"file-{number}"))
             fleet.turn(0)
@@ -151,7 +156,7 @@ def test_outboxes_in_files_outlive_the_fleet(tmp_path):
 
 def test_a_loop_with_nothing_to_do_waits(site):
     """Unreachable brokers and idle tills must not keep the processor busy."""
-    with fleet_of(site, 20, broker_port=1, reconnect_min_s=60, reconnect_max_s=60) as fleet:
+    with fleet_of(site, 20, broker_urls=("mqtt://127.0.0.1:1",), reconnect_min_s=60, reconnect_max_s=60) as fleet:
         fleet.run(lambda: not fleet._due or fleet._due[0][0] > time.monotonic() + 1, 10)
         before_s = time.process_time()
         assert not fleet.run(lambda: False, 1)

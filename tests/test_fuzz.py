@@ -97,9 +97,11 @@ def test_the_uploads_that_are_made_up_reach_every_refusal_of_the_codec():
 
 @pytest.mark.fault("F22")
 @pytest.mark.parametrize("seed", range(3))
-def test_what_the_judge_accepts_the_database_takes_and_the_reports_can_read(seed):
-    """Thousands of accepted documents go into a real database, none is unstorable, and every view reads them."""
-    stored, unstorable = storable(10_000, seed)
+def test_what_the_judge_accepts_both_databases_take_and_show_alike(seed, postgres):
+    """Thousands of accepted documents go in, none is unstorable, and every view reads the same out of them."""
+    stored, unstorable, shown = storable(10_000, seed)
 
     assert stored > 1000
     assert unstorable == 0
+    assert len(shown["document_line"]) > 500
+    assert storable(10_000, seed, postgres.new_database()) == (stored, 0, shown)

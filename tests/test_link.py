@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections import Counter
 from queue import Empty, Queue
 from random import Random
 
 import pytest
 from factories import wait_until
 
+from wire.broker_url import BrokerUrl, in_own_order
 from wire.link import Acknowledged, Backoff, Connected, Disconnected, Link, LinkSettings, Received
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8, 9, 14
@@ -19,8 +21,8 @@ CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8
 # -- Waiting -----------------------------------------------------------------------------------------------------------
 
 
-def waits(*lived, seed=1):
-    backoff = Backoff(1, 120, 300, Random(seed))
+def waits(*lived, seed=1, brokers=1):
+    backoff = Backoff(1, 120, 300, Random(seed), brokers)
     return [backoff.after(lived_s) for lived_s in lived]
 
 
@@ -42,6 +44,30 @@ def test_a_fleet_does_not_come_back_in_lockstep():
 
     assert (min(all_waits) < 0.75, max(all_waits) > 1.25) == (True, True)
     assert len(set(all_waits)) > 1990
+
+
+def test_a_lost_broker_costs_a_moment_while_others_are_left_to_try():
+    """Three brokers: after a long life two short waits, then the first of a whole round; a second waits longer."""
+    got = waits(1000, 0, 0, 0, 0, 0, brokers=3)
+
+    assert all(0 <= got[place] < 1 for place in (0, 1, 3, 4))
+    assert 0.7 <= got[2] <= 1.3
+    assert 1.4 <= got[5] <= 2.6
+
+
+def test_two_machines_with_one_identity_slow_down_with_several_brokers_too():
+    """Each new connection succeeds and is thrown out by the other: the rounds are waited for ever longer."""
+    assert sum(waits(*[0.5] * 30, brokers=3)) > 7 * 120 * 0.7 / 3
+    assert max(waits(*[0.5] * 30, brokers=3)[-3:]) >= 120 * 0.7
+
+
+def test_clients_try_their_brokers_in_orders_of_their_own():
+    """A thousand tills spread evenly over three brokers, and again when one of them is lost."""
+    urls = ["mqtt://a", "mqtt://b", "mqtt://c"]
+    orders = Counter("".join(one.host for one in in_own_order(urls, Random(seed))) for seed in range(1000))
+
+    assert len(orders) == 6
+    assert min(orders.values()) > 1000 / 6 * 0.7
 
 
 # -- A tiny broker -----------------------------------------------------------------------------------------------------
@@ -126,7 +152,7 @@ def linked():
     """Return a function that links to a tiny broker; it gives the broker, the link and its events."""
     made = []
 
-    def make(deliver=None, will=lambda generation: b"will %d" % generation, **broker_options):
+    def make(deliver=None, will=lambda generation: b"will %d" % generation, others=(), **broker_options):
         broker, events = TinyBroker(**broker_options), Queue()
 
         def take(event, _weight):
@@ -134,8 +160,7 @@ def linked():
             return True
 
         settings = LinkSettings(
-            host="127.0.0.1",
-            port=broker.port,
+            brokers=tuple(BrokerUrl("127.0.0.1", one.port) for one in (broker, *others)),
             client_id="till-1",
             token="secret",
             subscriptions=("a/b", "c/+/d"),
@@ -277,6 +302,23 @@ def test_a_broker_that_cannot_be_reached_is_tried_again_for_ever(linked):
 
     assert all("cannot reach" in expect(events, Disconnected).reason for _ in range(3))
     assert link.publish("t", b"x") is None
+
+
+def test_each_attempt_goes_to_the_next_broker(linked):
+    """The first is lost, the second refuses connections, the third takes it; lost again, the first is back in turn."""
+    gone, third = TinyBroker(), TinyBroker()
+    gone.close()
+    first, _, events = linked(others=(gone, third))
+    expect(events, Connected)
+    first.cut()
+
+    assert expect(events, Disconnected).generation == 1
+    assert f"mqtt://127.0.0.1:{gone.port}" in expect(events, Disconnected).reason
+    assert Connected(3) == expect(events, Connected)
+    third.cut()
+    assert Connected(4) == expect(events, Connected)
+    assert (first.connections, third.connections) == (2, 1)
+    third.close()
 
 
 def test_a_connection_may_be_made_anew_on_purpose(linked):

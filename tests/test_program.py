@@ -10,10 +10,22 @@ import sys
 
 import peewee as pw
 import pytest
+from msgspec.structs import fields
 
+from broker.settings import BrokerConfig
 from central.config import CentralConfig
 from edge.config import EdgeConfig
-from wire.program import ConfigError, JsonLines, Watchdog, is_disk_failure, notify_systemd, read_config, read_secret
+from wire.broker_url import parse_broker_url
+from wire.program import (
+    ConfigError,
+    JsonLines,
+    Watchdog,
+    _from_environment,
+    is_disk_failure,
+    notify_systemd,
+    read_config,
+    read_secret,
+)
 
 
 def read_edge(tmp_path, text, **environ):
@@ -24,9 +36,9 @@ def read_edge(tmp_path, text, **environ):
 
 def test_the_file_and_over_it_the_environment(tmp_path):
     """A key in the environment wins over the file, the file over the default."""
-    config = read_edge(tmp_path, 'till_id = "till-1"\nretention_days = 7', retention_days="9.5", scripts_dirs='["/a"]')
+    config = read_edge(tmp_path, 'till_id = "till-1"\nretention_days = 7', retention_days="9.5", scripts_dirs="/a, /b")
 
-    assert (config.till_id, config.retention_days, config.scripts_dirs) == ("till-1", 9.5, ("/a",))
+    assert (config.till_id, config.retention_days, config.scripts_dirs) == ("till-1", 9.5, ("/a", "/b"))
     assert config.ring_again_s == EdgeConfig(till_id="x").ring_again_s
 
 
@@ -54,7 +66,7 @@ def test_a_till_id_with_a_line_break_at_its_end_is_no_configuration(tmp_path):
     [
         "till_id = 7",
         "",
-        'till_id = "t"\nbroker_port = 0',
+        'till_id = "t"\nbroker_urls = ["http://x"]',
         'till_id = "t"\nretention_days = "many"',
         "no toml",
         "a = \0",
@@ -66,10 +78,55 @@ def test_a_value_out_of_bounds_is_an_error(tmp_path, text):
         read_edge(tmp_path, text)
 
 
-def test_a_list_in_the_environment_that_is_no_json_is_a_configuration_error(tmp_path):
-    """A value that begins like a list and is none is told as what it is, not as a stack of our own."""
-    with pytest.raises(ConfigError):
-        read_edge(tmp_path, 'till_id = "t"', token="[secret")
+@pytest.mark.parametrize(
+    ("urls", "right"),
+    [
+        ("http://a", "mqtt://host:port"),
+        ("a:1883", "mqtt://host:port"),
+        ("mqtt://till-1:secret@a", "mqtt://host:port"),
+        ("mqtt://a:0", "mqtt://host:port"),
+        ("mqtt://a:70000", "mqtt://host:port"),
+        ("mqtt://a/b", "mqtt://host:port"),
+        ("mqtt://", "mqtt://host:port"),
+        ("", "one to 16"),
+        ("mqtt://a,mqtt://a:1883", "twice"),
+    ],
+)
+def test_what_is_no_broker_url_is_an_error_that_says_what_would_be(tmp_path, urls, right):
+    """Neither another scheme nor a path, a password or no port at all; nor none, nor the same one twice."""
+    with pytest.raises(ConfigError, match=right):
+        read_edge(tmp_path, 'till_id = "t"', broker_urls=urls)
+
+
+def test_a_certificate_authority_without_tls_is_an_error(tmp_path):
+    """Whoever set it believes that the token is sent over TLS."""
+    with pytest.raises(ConfigError, match="mqtts://"):
+        read_edge(tmp_path, 'till_id = "t"', tls_ca_file="/etc/ca.pem")
+
+
+def test_broker_urls_stand_in_the_environment_with_commas_between(tmp_path):
+    """A port that is left out is that of its scheme; an address of IPv6 keeps its brackets."""
+    config = read_edge(tmp_path, 'till_id = "t"', broker_urls="mqtt://a, mqtts://b,mqtt://[::1]:7")
+
+    brokers = [parse_broker_url(text) for text in config.broker_urls]
+    assert [str(one) for one in brokers] == ["mqtt://a:1883", "mqtts://b:8883", "mqtt://[::1]:7"]
+    assert [one.host for one in brokers] == ["a", "b", "::1"]
+
+
+def test_a_misspelt_variable_in_the_environment_is_an_error_that_names_the_nearest_one(tmp_path):
+    """It must not silently mean the default; what is unlike all keys may be another program's."""
+    with pytest.raises(ConfigError, match=r"TILLSTREAM_RETENTION_DAY .* did you mean TILLSTREAM_RETENTION_DAYS"):
+        read_edge(tmp_path, 'till_id = "t"', retention_day="3")
+    assert read_edge(tmp_path, 'till_id = "t"', all="1", quiet_s="3").till_id == "t"
+
+
+@pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig])
+def test_no_programs_own_variables_are_taken_for_misspelt_ones_of_another(config):
+    """All three may be set up in one environment."""
+    every = {field.name for one in (EdgeConfig, CentralConfig, BrokerConfig) for field in fields(one)}
+    own = {field.name: field for field in fields(config)}
+
+    assert _from_environment({f"TILLSTREAM_{key.upper()}": "x" for key in every}, own).keys() == own.keys()
 
 
 def test_a_missing_default_file_means_defaults_and_a_missing_named_file_is_an_error(tmp_path):

@@ -240,17 +240,22 @@ def test_a_truncated_file_keeps_what_is_left_of_it(path, part):
     assert [row.body for row in there.values()] == bodies
 
 
-def test_the_log_of_the_damaged_file_is_not_taken_for_the_new_ones(tmp_path):
-    """What a killed agent left in the log is read; beside the new file SQLite would play it back into that one."""
-    outbox = Outbox(tmp_path / "live.db", LIMITS, names())
+def left_by_a_kill(folder, in_the_log_from):
+    """Return the path of an outbox whose documents from this number on are in its log alone."""
+    outbox = Outbox(folder / "live.db", LIMITS, names())
     for number, body in enumerate(BODIES, 1):
-        if number == 100:
+        if number == in_the_log_from:
             outbox._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         outbox.append(f"d{number}", body, NOW_MS)
     for name in ("", "-wal"):
-        shutil.copy(tmp_path / f"live.db{name}", tmp_path / f"outbox.db{name}")
+        shutil.copy(folder / f"live.db{name}", folder / f"outbox.db{name}")
     outbox.close()
-    path = tmp_path / "outbox.db"
+    return folder / "outbox.db"
+
+
+def test_the_log_of_the_damaged_file_is_not_taken_for_the_new_ones(tmp_path):
+    """What a killed agent left in the log is read; beside the new file SQLite would play it back into that one."""
+    path = left_by_a_kill(tmp_path, in_the_log_from=100)
     overwrite(path, 10 * PAGE_BYTES, garbage(6))
     overwrite(path, 12 * PAGE_BYTES, garbage(7))
     there = readable(path)
@@ -434,16 +439,7 @@ def mend_and_die(path, steps):
 @pytest.fixture(scope="module")
 def with_a_log(tmp_path_factory):
     """Return the path of an outbox whose newest documents are in its log alone, as a killed agent leaves it."""
-    folder = tmp_path_factory.mktemp("log")
-    outbox = Outbox(folder / "live.db", LIMITS, names())
-    for number, body in enumerate(BODIES, 1):
-        if number == 140:
-            outbox._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        outbox.append(f"d{number}", body, NOW_MS)
-    for name in ("", "-wal"):
-        shutil.copy(folder / f"live.db{name}", folder / f"outbox.db{name}")
-    outbox.close()
-    return folder / "outbox.db"
+    return left_by_a_kill(tmp_path_factory.mktemp("log"), in_the_log_from=140)
 
 
 def test_a_kill_at_any_step_leaves_the_damaged_file_or_the_new_one(with_a_log, tmp_path):

@@ -542,6 +542,21 @@ def test_the_views_name_what_a_document_left_out(store):
     assert rows(store, "SELECT * FROM document_tax") == []
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [(b'"l\\u0069nes"', b'"lines"'), (b'"line_n\\u0075mber"', b'"line_number"'), (b'"line_number":7,"line_number"',
+     b'"line_number"'), (b'"lines":[{"line_number":9,"quantity":"1","extended_minor":5}],"lines"', b'"lines"')],
+    ids=["escaped array", "escaped field", "field twice", "array twice"],
+)  # fmt: skip
+def test_the_views_read_a_document_as_the_judge_does(store, written, meant):
+    """However a name is written, and of one that stands there twice the last: as the sums were checked."""
+    opened(store)
+    assert meant in a_sale()
+    store.ingest([a_parcel([a_sale().replace(meant, written)])], {}, NOW_MS)
+
+    assert [(1, 12_300)] == rows(store, "SELECT line_number, extended_minor FROM document_line")
+
+
 @pytest.mark.parametrize("depth", [100, 400, 700, 900, 950, 970, 980, 990])
 def test_no_document_that_was_stored_breaks_a_view(store, depth):
     """A view reads all documents: one that SQLite could not parse would hide every other one."""

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from wire.broker_url import BrokerUrl
+
 QOS = 1
 LOGIN_REFUSED = (133, 134, 135)
 """Client identifier, user name or password, authorisation: as MQTT 5 numbers what MQTT 3.1.1 says of a login."""
@@ -64,9 +66,9 @@ class Acknowledged:
     mid: int
 
 
-def trust(ca_file: str) -> ssl.SSLContext | None:
-    """Return a context that believes only this certificate authority; None, no TLS, without one."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file else None
+def trust(ca_file: str) -> ssl.SSLContext:
+    """Return a context that believes only this certificate authority; without one, those of the system."""
+    return ssl.create_default_context(cafile=ca_file or None)
 
 
 Event = Connected | Disconnected | Received | Acknowledged
@@ -78,8 +80,8 @@ Deliver = Callable[[Event, int], bool]
 class LinkSettings:
     """Where to connect, as whom, and within which bounds."""
 
-    host: str
-    port: int
+    brokers: tuple[BrokerUrl, ...]
+    """In the order in which they are tried, one after the other, for ever."""
     client_id: str
     token: str
     subscriptions: tuple[str, ...]
@@ -94,27 +96,42 @@ class LinkSettings:
     reconnect_max_s: float = 120.0
     settled_s: float = 300.0
 
+    def broker(self, generation: int) -> BrokerUrl:
+        """Return which broker the connection of that number is for."""
+        return self.brokers[(generation - 1) % len(self.brokers)]
+
 
 @dataclass(slots=True)
 class Backoff:
     """How long to wait before the next connection, in seconds, with jitter.
 
-    A connection that lived under ``settled_s`` doubles the wait: two machines with one identity would otherwise throw
-    each other out for ever, and a fleet would return in lockstep.
+    After a connection that lived ``settled_s`` all brokers are tried once with short waits: one that is lost costs a
+    moment. Each further round of short lives or of none doubles the wait: two machines with one identity would
+    otherwise throw each other out for ever, and a fleet would return in lockstep.
     """
 
     least_s: float
     most_s: float
     settled_s: float
     rng: Random
+    brokers: int = 1
     _wait_s: float = field(default=0.0, init=False)
+    _tried: int = field(default=0, init=False)
 
     def after(self, lived_s: float) -> float:
         """Return the wait after a connection that lived so long; 0 lived is a connection that never was."""
         if lived_s >= self.settled_s:
-            self._wait_s = 0.0
+            self._wait_s, self._tried = 0.0, 0
+        self._tried += 1
+        if self._tried % self.brokers:
+            return self.least_s * self.rng.random()
         self._wait_s = min(self.most_s, max(self.least_s, self._wait_s * 2))
         return self._wait_s * self.rng.uniform(0.7, 1.3)
+
+
+def backoff(settings: LinkSettings, rng: Random) -> Backoff:
+    """Return how these connections wait for each other."""
+    return Backoff(settings.reconnect_min_s, settings.reconnect_max_s, settings.settled_s, rng, len(settings.brokers))
 
 
 class Driver(Protocol):
@@ -136,7 +153,7 @@ class Connection:
     def __init__(
         self, settings: LinkSettings, generation: int, will: bytes, deliver: Deliver, driver: Driver | None = None
     ) -> None:
-        self.generation = generation
+        self.generation, self.broker = generation, settings.broker(generation)
         self.ended = threading.Event()
         self.is_up = False
         self._settings, self._deliver, self._driver = settings, deliver, driver
@@ -155,7 +172,7 @@ class Connection:
         client.max_inflight_messages_set(self._settings.inflight_max)
         client.max_queued_messages_set(self._settings.queued_max)
         client.connect_timeout = self._settings.connect_timeout_s
-        if self._settings.tls:
+        if self._settings.tls and self.broker.is_tls:
             client.tls_set_context(self._settings.tls)
         client.on_socket_open = self._on_socket_open
         if driver := self._driver:
@@ -170,7 +187,7 @@ class Connection:
 
     def open(self) -> None:
         """Connect; raises OSError (ssl errors included) if the broker cannot be reached."""
-        self.client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
+        self.client.connect(self.broker.host, self.broker.port, self._settings.keepalive_s)
 
     @property
     def sock(self) -> Any:
@@ -180,6 +197,8 @@ class Connection:
     def read(self) -> None:
         """For a driver: take what the socket has, and deliver it."""
         self.client.loop_read()
+        while isinstance(sock := self.sock, ssl.SSLSocket) and sock.pending():
+            self.client.loop_read()  # What is deciphered already no selector tells of.
 
     def write(self) -> bool:
         """For a driver: send what waits; True means that the socket took no more and must be watched for writing."""
@@ -253,7 +272,7 @@ class Link:
 
     def __init__(self, settings: LinkSettings, will: Callable[[int], bytes], deliver: Deliver, rng: Random) -> None:
         self._settings, self._will, self._deliver = settings, will, deliver
-        self._backoff = Backoff(settings.reconnect_min_s, settings.reconnect_max_s, settings.settled_s, rng)
+        self._backoff = backoff(settings, rng)
         self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._keep_connected, name="link", daemon=True)
@@ -300,7 +319,7 @@ class Link:
         try:
             connection.open()
         except (OSError, ValueError) as problem:
-            text = f"cannot reach {self._settings.host}:{self._settings.port}: {problem}"
+            text = f"cannot reach {connection.broker}: {problem}"
             connection.end(text, is_refused=isinstance(problem, ssl.SSLCertVerificationError))
             return 0.0
         opened = time.monotonic()

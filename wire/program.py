@@ -18,9 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_FINDINGS, EXIT_NOT_REACHABLE = 0, 1, 2, 3, 7
 CONFIG_DIR = Path("/etc/tillstream")
+VARIABLE = "TILLSTREAM_"
+ALIKE = 0.88
+"""How like each other two keys are (difflib) when one must be a misspelling; no two real keys are so alike."""
 LOG_KEYS = ("till", "stream", "after", "through", "count")
 
 Config = TypeVar("Config", bound=msgspec.Struct)
@@ -35,30 +39,27 @@ def read_config(config_type: type[Config], name: str, path: Path | None, environ
 
     A missing default file means defaults; a missing named file, an unknown key or a value out of bounds is an error.
     """
+    where = path or CONFIG_DIR / f"{name}.toml"
     known = {field.encode_name: field for field in msgspec.structs.fields(config_type)}
-    values = _read_toml(path, CONFIG_DIR / f"{name}.toml")
+    values = _read_toml(path, where)
     for key in values:
-        _refuse_unknown(key, known, path or CONFIG_DIR / f"{name}.toml")
-    for key in known:
-        if (text := environ.get(f"TILLSTREAM_{key.upper()}")) is not None:
-            values[key] = _from_environment(text)
+        _refuse_unknown(key, known, where)
+    values |= _from_environment(environ, known)
     try:
         return msgspec.convert(values, config_type, strict=False)
     except msgspec.ValidationError as problem:
-        where = path or CONFIG_DIR / f"{name}.toml"
         raise ConfigError(f"{problem}; set it in {where} or as TILLSTREAM_<KEY> in the environment") from problem
 
 
-def _read_toml(path: Path | None, default: Path) -> dict[str, Any]:
-    chosen = path or default
+def _read_toml(path: Path | None, where: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(chosen.read_text("utf-8"))
+        return tomllib.loads(where.read_text("utf-8"))
     except FileNotFoundError:
         if path is None:
             return {}
         raise ConfigError(f"no configuration file at {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise ConfigError(f"cannot read {chosen}: {problem}") from problem
+        raise ConfigError(f"cannot read {where}: {problem}") from problem
 
 
 def _refuse_unknown(key: str, known: Mapping[str, object], path: Path) -> None:
@@ -68,12 +69,25 @@ def _refuse_unknown(key: str, known: Mapping[str, object], path: Path) -> None:
     raise ConfigError(f"{path}: unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
 
 
-def _from_environment(text: str) -> Any:
-    """Return a list or table given as JSON; anything else stays text, which its field's type converts."""
-    try:
-        return json.loads(text) if text.startswith(("[", "{")) else text
-    except json.JSONDecodeError as problem:
-        raise ConfigError(f"a value in the environment begins like JSON and is none: {problem}") from None
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """Return what ``TILLSTREAM_<KEY>`` sets, as text that its field's type converts; a list has commas between.
+
+    Other programs' keys may stand in the same environment; one that looks like a misspelt key of ours is an error.
+    """
+    values: dict[str, Any] = {}
+    for variable in sorted(name for name in environ if name.startswith(VARIABLE)):
+        key, text = variable.removeprefix(VARIABLE).lower(), environ[variable]
+        if key in known:
+            values[key] = _split(text) if isinstance(known[key].default, tuple) else text
+        elif close := difflib.get_close_matches(key, known, n=1, cutoff=ALIKE):
+            raise ConfigError(
+                f"unknown variable {variable} in the environment; did you mean {VARIABLE}{close[0].upper()}?"
+            )
+    return values
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class JsonLines(logging.Formatter):

@@ -1,10 +1,9 @@
-"""Real brokers for tests: the embedded one and Mosquitto, each a process of its own on a port from the system."""
+"""Real brokers for tests: the embedded one, and Mosquitto and NATS from their recipes, each a process of its own."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
+import getpass
 import itertools
 import os
 import shutil
@@ -13,20 +12,22 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from click.testing import CliRunner
 from raw_mqtt import RawClient
 
-from broker.access import mosquitto_acl
+from broker.recipes.cli import recipe as broker_recipe
 from wire.tokens import token_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET_KEY = b"a-fleet-key-for-tests-only-and-long-enough"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+NATS = str(Path(sys.executable).with_name("nats-server"))
 TILLS = tuple(f"till-{number}" for number in range(1, 201))
-"""Mosquitto has to know its users beforehand."""
+"""Mosquitto and NATS have to know their users beforehand."""
 CENTRALS = ("central-1", "central-2")
 START_S = 15.0
 PACKET_LIMIT_BYTES = 2 * 1024 * 1024
@@ -77,13 +78,72 @@ def wait_until(condition: Callable[[], bool], within_s: float = START_S) -> bool
     return True
 
 
-@contextlib.contextmanager
-def embedded(folder: Path, **settings: str | float) -> Iterator[RunningBroker]:
-    """Run the embedded broker as it is installed; ``settings`` are keys of broker.toml."""
+@dataclass(frozen=True)
+class Server:
+    """How one server is started, and the port of its MQTT listener."""
+
+    command: list[str]
+    port: int
+
+
+def recipe(kind: str, folder: Path, port: int, *options: str, tills: Sequence[str] = TILLS) -> None:
+    """Write the recipe of a broker of this kind into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_secret(folder / "fleet.key", FLEET_KEY)
+    (folder / "broker.toml").write_text(f'fleet_key_file = "{folder / "fleet.key"}"\n', "utf-8")
+    (folder / "tills.txt").write_text("\n".join(tills), "utf-8")
+    arguments = [
+        kind,
+        "--out",
+        str(folder),
+        "--config",
+        str(folder / "broker.toml"),
+        "--users",
+        str(folder / "tills.txt"),
+    ]
+    arguments += ["--listen", f"127.0.0.1:{port}", "--account", getpass.getuser(), *options]
+    done = CliRunner().invoke(broker_recipe, arguments)
+    assert done.exit_code == 0, done.output
+
+
+def mosquitto_server(folder: Path, port: int, *lines: str, host: str = "127.0.0.1", **options) -> Server:
+    """Return a real Mosquitto from its recipe; ``lines`` are added, ``host`` may be one that no recipe leaves plain."""
+    assert MOSQUITTO, "Mosquitto is not installed"
+    recipe("mosquitto", folder, port, *_as_options(options), tills=options.get("tills", TILLS))
+    config = folder / "mosquitto.conf"
+    text = config.read_text("utf-8").replace(f"listener {port} 127.0.0.1\n", f"listener {port} {host}\n")
+    config.write_text(text + "\n".join(lines) + "\n", "utf-8")
+    return Server([MOSQUITTO, "-c", str(config)], port)
+
+
+def nats_server(folder: Path, port: int, **options) -> Server:
+    """Return a real NATS server from its recipe."""
+    state = ["--state-dir", str(folder / "state")]
+    recipe("nats", folder, port, *state, *_as_options(options), tills=options.get("tills", TILLS))
+    return Server([NATS, "-c", str(folder / "nats.conf")], port)
+
+
+def nats_cluster(folder: Path, nodes: int = 3, **options) -> list[Server]:
+    """Return the nodes of a NATS cluster from its recipe."""
+    routes = ",".join(f"127.0.0.1:{free_port()}" for _ in range(nodes))
+    numbers = range(1, nodes + 1)
+    return [
+        nats_server(folder / f"node-{n}", free_port(), cluster="shops", node=n, routes=routes, **options)
+        for n in numbers
+    ]
+
+
+def _as_options(options: dict) -> list[str]:
+    named = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if name != "tills")
+    return list(itertools.chain.from_iterable(named))
+
+
+def embedded_server(folder: Path, port: int, **settings: str | float) -> Server:
+    """Return the embedded broker as it is installed; ``settings`` are keys of broker.toml."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_secret(folder / "fleet.key", FLEET_KEY)
     values = {
-        "listen": "127.0.0.1:0",
+        "listen": f"127.0.0.1:{port}",
         "fleet_key_file": str(folder / "fleet.key"),
         "deny_file": str(folder / "deny"),
         "packet_limit_bytes": PACKET_LIMIT_BYTES,
@@ -91,43 +151,51 @@ def embedded(folder: Path, **settings: str | float) -> Iterator[RunningBroker]:
     }
     lines = (f"{key} = {value!r}" for key, value in values.items())
     (folder / "broker.toml").write_text("\n".join(lines).replace("'", '"'), "utf-8")
+    command = [sys.executable, "-c", "from broker.cli import broker; broker()", "run"]
+    return Server([*command, "--config", str(folder / "broker.toml")], port)
+
+
+def servers(kind: str, folder: Path) -> list[Server]:
+    """Return the servers of a kind of broker, in a folder of their own; all of them are to run."""
+    if kind == "nats-cluster":
+        return nats_cluster(folder)
+    return [
+        {"embedded": embedded_server, "mosquitto": mosquitto_server, "nats": nats_server}[kind](folder, free_port())
+    ]
+
+
+@contextlib.contextmanager
+def embedded(folder: Path, **settings: str | float) -> Iterator[RunningBroker]:
+    """Run the embedded broker; ``settings`` are keys of broker.toml."""
+    server = embedded_server(folder, 0, **settings)
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-c", "from broker.cli import broker; broker()", "run"]
-    command += ["--config", str(folder / "broker.toml"), "--port-file", str(port_file)]
-    with _process(command, folder) as process:
+    with _process([*server.command, "--port-file", str(port_file)], folder) as process:
         wait_until(lambda: port_file.exists() or process.poll() is not None)
         assert port_file.exists(), (folder / "log").read_text("utf-8")
         yield RunningBroker("embedded", int(port_file.read_text("ascii")), process, folder)
 
 
 @contextlib.contextmanager
-def mosquitto(folder: Path, **settings: str | float) -> Iterator[RunningBroker]:
-    """Run a real Mosquitto under the same rules; ``settings`` are further keys of mosquitto.conf."""
-    assert MOSQUITTO, "Mosquitto is not installed"
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_secret(folder / "passwords", "".join(map(_password_line, TILLS + CENTRALS)).encode())
-    _write_secret(folder / "acl", mosquitto_acl(len(CENTRALS)).encode())
-    port = free_port()
-    lines = [
-        f"listener {port} 127.0.0.1",
-        "allow_anonymous false",
-        f"password_file {folder / 'passwords'}",
-        f"acl_file {folder / 'acl'}",
-        "use_username_as_clientid true",
-        "max_queued_messages 20000",
-        "max_inflight_messages 1000",
-        f"max_packet_size {PACKET_LIMIT_BYTES}",
-        "persistence false",
-        "set_tcp_nodelay true",
-        *(["user root"] if os.geteuid() == 0 else []),
-        *(f"{key} {value}" for key, value in settings.items()),
-    ]
-    (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n", "utf-8")
-    with _process([MOSQUITTO, "-c", str(folder / "mosquitto.conf")], folder) as process:
-        wait_until(lambda: process.poll() is not None or _listens(port))
+def mosquitto(folder: Path, **options: str | float) -> Iterator[RunningBroker]:
+    """Run a real Mosquitto from its recipe; ``options`` are the recipe's."""
+    with _serving("mosquitto", folder, mosquitto_server(folder, free_port(), **options)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def nats(folder: Path, **options: str | float) -> Iterator[RunningBroker]:
+    """Run a real NATS server from its recipe; ``options`` are the recipe's."""
+    with _serving("nats", folder, nats_server(folder, free_port(), **options)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _serving(name: str, folder: Path, server: Server) -> Iterator[RunningBroker]:
+    with _process(server.command, folder) as process:
+        wait_until(lambda: process.poll() is not None or listens(server.port))
         assert process.poll() is None, (folder / "log").read_text("utf-8")
-        yield RunningBroker("mosquitto", port, process, folder)
+        yield RunningBroker(name, server.port, process, folder)
 
 
 def free_port() -> int:
@@ -137,7 +205,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -164,11 +232,3 @@ def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
 def _write_secret(path: Path, content: bytes) -> None:
     path.touch(0o600)
     path.write_bytes(content)
-
-
-def _password_line(user: str) -> str:
-    """Return a line of Mosquitto's password file: PBKDF2-SHA512, as mosquitto_passwd writes it."""
-    salt = hashlib.sha256(user.encode()).digest()[:12]
-    digest = hashlib.pbkdf2_hmac("sha512", token_of(FLEET_KEY, user).encode(), salt, 101)
-    salt_text, digest_text = (base64.b64encode(raw).decode() for raw in (salt, digest))
-    return f"{user}:$7$101${salt_text}${digest_text}\n"

@@ -51,7 +51,7 @@ def connection_cuts(
     """Cut connections of tills and of central so often under load; return the figures and the balance."""
     rng = Random(seed)
     with FaultProxy(seed, Weather(AT_TILLS)) as near_tills, FaultProxy(seed + 1, Weather(AT_CENTRAL)) as near_central:
-        settings = {"broker_port": near_central.port}
+        settings = {"broker_urls": [f"mqtt://127.0.0.1:{near_central.port}"]}
         with Nursery() as nursery, Yard(folder, nursery, 0, seed, broker=broker, central_settings=settings) as running:
             near_tills.target_port = near_central.target_port = running.site.port
             fleet = _fleet(near_tills.port, seed, tills)
@@ -73,7 +73,9 @@ def connection_cuts(
 
 
 def _fleet(port: int, seed: int, tills: int) -> Fleet:
-    settings = FleetSettings(broker_port=port, reconnect_min_s=0.01, reconnect_max_s=0.05, seed=seed)
+    settings = FleetSettings(
+        broker_urls=(f"mqtt://127.0.0.1:{port}",), reconnect_min_s=0.01, reconnect_max_s=0.05, seed=seed
+    )
     fleet = Fleet(settings, lambda user: token_of(FLEET_KEY, user))
     for till_id in TILLS[:tills]:
         fleet.add_till(till_id)

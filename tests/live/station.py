@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Self
 
-from brokers import CENTRALS, FLEET_KEY, MOSQUITTO, ROOT, TILLS, _password_line, _write_secret, free_port, wait_until
+from brokers import FLEET_KEY, ROOT, TILLS, servers, wait_until
 
-from broker.access import mosquitto_acl
 from edge.automation import TillAutomation
+from edge.intake.http_socket import UnixConnection
 from fleet import ledger
 from fleet.baskets import Register
 from fleet.catalogue import make_catalogue
@@ -101,14 +103,13 @@ class Till:
 
     def is_open(self) -> bool:
         """Say whether the agent answers: a killed agent leaves its socket's file behind."""
-        done = subprocess.run(
-            tillstream("edge", "status"),
-            cwd=ROOT,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            check=False,
-        )
-        return b"agent running" in done.stdout
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            contextlib.closing(UnixConnection(self.socket, 5)) as connection,
+        ):
+            connection.request("GET", "/status")
+            return connection.getresponse().status == 200
+        return False
 
     def close_documents(self, count: int) -> None:
         for _ in range(count):
@@ -120,11 +121,12 @@ class Station:
     """Broker, central and tills; the proof compares the POS's books with central's database."""
 
     def __init__(self, folder: Path, kind: str, tills: int) -> None:
-        self.folder, self.kind, self.port = folder, kind, free_port()
+        self.folder, self.kind, self.ports = folder, kind, []
         self.database = folder / "central.db"
         (folder / "books").mkdir()
         catalogue = make_catalogue(Random(7))
-        self.broker = self._broker()
+        self.brokers = list(self._brokers())
+        self.broker = self.brokers[0]
         self.central = Program(
             folder / "central.log",
             tillstream("central", "run"),
@@ -132,44 +134,42 @@ class Station:
         )
         self.tills = [Till(self, till_id, catalogue) for till_id in TILLS[:tills]]
 
+    @property
+    def port(self) -> int:
+        """Return the port of the broker, of the first node of a cluster."""
+        return self.ports[0]
+
+    @property
+    def broker_urls(self) -> str:
+        return ",".join(f"mqtt://127.0.0.1:{port}" for port in self.ports)
+
     def environment(self, user: str, **keys: str) -> dict[str, str]:
-        keys |= {"BROKER_PORT": str(self.port), "TOKEN": token_of(FLEET_KEY, user), "DATABASE": str(self.database)}
+        keys |= {
+            "BROKER_URLS": self.broker_urls,
+            "TOKEN": token_of(FLEET_KEY, user),
+            "DATABASE": str(self.database),
+        }
         return {f"TILLSTREAM_{key}": value for key, value in keys.items()}
 
-    def _broker(self) -> Program:
-        log = self.folder / "broker.log"
-        if self.kind == "embedded":
-            _write_secret(self.folder / "fleet.key", FLEET_KEY)
-            keys = {"LISTEN": f"127.0.0.1:{self.port}", "FLEET_KEY_FILE": str(self.folder / "fleet.key")}
-            keys["DENY_FILE"] = str(self.folder / "deny")
-            return Program(
-                log, tillstream("broker", "run"), {f"TILLSTREAM_{key}": value for key, value in keys.items()}
-            )
-        _write_secret(self.folder / "passwords", "".join(map(_password_line, TILLS[:20] + CENTRALS)).encode())
-        _write_secret(self.folder / "acl", mosquitto_acl(len(CENTRALS)).encode())
-        lines = [
-            f"listener {self.port} 127.0.0.1",
-            "allow_anonymous false",
-            f"password_file {self.folder / 'passwords'}",
-            f"acl_file {self.folder / 'acl'}",
-            "use_username_as_clientid true",
-            "max_inflight_messages 1000",
-            "max_queued_messages 20000",
-            "set_tcp_nodelay true",
-            *(["user root"] if os.geteuid() == 0 else []),
-        ]
-        (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n", "utf-8")
-        return Program(log, [MOSQUITTO, "-c", str(self.folder / "mosquitto.conf")], {})
+    def _brokers(self) -> Iterator[Program]:
+        """Yield the servers of this kind of broker: one, or the nodes of a cluster."""
+        for number, server in enumerate(servers(self.kind, self.folder / "broker"), 1):
+            self.ports.append(server.port)
+            yield Program(self.folder / f"broker-{number}.log", server.command, {})
 
     def __enter__(self) -> Self:
-        self.broker.start()
-        self.central.start()
-        for till in self.tills:
-            till.start()
+        try:
+            for program in (*self.brokers, self.central, *(till.agent for till in self.tills)):
+                program.start()
+            for till in self.tills:
+                assert wait_until(till.is_open), till.agent.log()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in (*(till.agent for till in self.tills), self.central, self.broker):
+        for program in (*(till.agent for till in self.tills), self.central, *self.brokers):
             program.stop()
 
     def query(self, statement: str) -> list[tuple]:

@@ -28,7 +28,7 @@ def till(tmp_path):
     config = tmp_path / "edge.toml"
     folders = "".join(f'{name} = "{tmp_path}"\n' for name in ("state_dir", "run_dir"))
     settings = f'till_id = "{TILL}"\ntoken = "{token_of(KEY, TILL)}"\nspool_dir = "{tmp_path}/spool"\n{folders}'
-    config.write_text(settings + 'broker_host = "127.0.0.1"\nbroker_port = 1\n', "utf-8")
+    config.write_text(settings + 'broker_urls = ["mqtt://127.0.0.1:1"]\n', "utf-8")
     command = [sys.executable, str(ROOT / "tillstream.py")]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -36,7 +36,7 @@ def test_cuts_beside_the_embedded_broker_lose_and_double_nothing(tmp_path):
 def weather(tmp_path):
     """Yield a yard of two tills that reach the broker through a proxy, and the proxy."""
     with FaultProxy(SEED) as proxy, Nursery() as nursery:
-        settings = {"broker_port": proxy.port, "keepalive_s": 5}
+        settings = {"broker_urls": [f"mqtt://127.0.0.1:{proxy.port}"], "keepalive_s": 5}
         running = Yard(tmp_path / "site", nursery, 2, SEED, broker="embedded", agent_settings=settings)
         proxy.target_port = running.site.port
         with running:

@@ -25,7 +25,7 @@ def an_agent(folder):
         "RUN_DIR": folder / "run",
         "SPOOL_DIR": folder / "spool",
         "INTAKE_DIR": folder / "mappings",
-        "BROKER_PORT": free_port(),
+        "BROKER_URLS": f"mqtt://127.0.0.1:{free_port()}",
     }
     environment = {f"TILLSTREAM_{key}": str(value) for key, value in keys.items()}
     return Program(folder / "agent.log", tillstream("edge", "run"), environment)

@@ -63,7 +63,7 @@ def set_up(station, till, mapping_of, *, url):
     TillAutomation(till.folder / "state").change(lambda _: with_per_receipt_upload(FACTORY, url)[0] if url else FACTORY)
     environment = till.agent._environment
     environment["TILLSTREAM_INTAKE_DIR"] = str(intake)
-    environment["TILLSTREAM_SCRIPTS_DIRS"] = json.dumps([str(scripts)])
+    environment["TILLSTREAM_SCRIPTS_DIRS"] = str(scripts)
     return f"shell://{scripts}/unloadSales.sh"
 
 

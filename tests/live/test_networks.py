@@ -21,7 +21,7 @@ def two_hosts(tmp_path):
         inside = {"agent": hosts.in_till, "central": hosts.in_central, "broker": hosts.in_central}
         settings = {"keepalive_s": 5}
         with yard(
-            tmp_path / "site", 2, SEED, inside=inside, broker_host=CENTRAL_ADDRESS, agent_settings=settings
+            tmp_path / "site", 2, SEED, inside=inside, broker_at=f"mqtt://{CENTRAL_ADDRESS}", agent_settings=settings
         ) as running:
             yield running, hosts
 

@@ -26,7 +26,11 @@ def test_what_the_readme_says_to_type_stores_a_receipt(tmp_path):
         steps += [line, *(wait for step, wait in WAITS.items() if line.split("  #")[0].rstrip().endswith(step))]
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TILLSTREAM_")}
-    environment = {**kept, "TILLSTREAM_LISTEN": f"127.0.0.1:{port}", "TILLSTREAM_BROKER_PORT": str(port)}
+    environment = {
+        **kept,
+        "TILLSTREAM_LISTEN": f"127.0.0.1:{port}",
+        "TILLSTREAM_BROKER_URLS": f"mqtt://127.0.0.1:{port}",
+    }
 
     with (tmp_path / "log").open("wb") as log:
         done = subprocess.run(

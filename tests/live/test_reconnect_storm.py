@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 
 import pytest
-from brokers import FLEET_KEY, MOSQUITTO, _password_line
+from brokers import FLEET_KEY, MOSQUITTO
 from factories import a_sale
 from nursery import Nursery
 from yard import Yard
@@ -42,17 +42,13 @@ def are_up(fleet, count):
 @pytest.mark.fault("F36")
 def test_five_hundred_tills_that_come_back_at_once_are_drained_by_few_connections(tmp_path):
     """The broker goes and comes back while all of them owe a document: the longer it is away, the less they try."""
-    with Nursery() as nursery:
-        running = Yard(tmp_path / "site", nursery, 0, SEED)
-        with (running.site.folder / "passwords").open("a", encoding="utf-8") as passwords:
-            passwords.writelines(map(_password_line, NAMES))
-        with running:
-            settings = FleetSettings(broker_port=running.site.port, seed=SEED, **WAITS)
-            fleet = Fleet(settings, lambda till: token_of(FLEET_KEY, till))
-            try:
-                storm(running, fleet)
-            finally:
-                fleet.stop()
+    with Nursery() as nursery, Yard(tmp_path / "site", nursery, 0, SEED, strangers=NAMES) as running:
+        settings = FleetSettings(broker_urls=(f"mqtt://127.0.0.1:{running.site.port}",), seed=SEED, **WAITS)
+        fleet = Fleet(settings, lambda till: token_of(FLEET_KEY, till))
+        try:
+            storm(running, fleet)
+        finally:
+            fleet.stop()
 
 
 def storm(running, fleet):

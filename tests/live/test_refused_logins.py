@@ -81,7 +81,12 @@ def test_a_till_that_does_not_believe_the_brokers_certificate_sells_on_until_it_
     serve(good)
     trusting = {"tls_ca_file": str(trusted)}
     with Nursery() as nursery:
-        settings = {"broker": "embedded", "agent_settings": trusting, "central_settings": trusting}
+        settings = {
+            "broker": "embedded",
+            "broker_at": "mqtts://127.0.0.1",
+            "agent_settings": trusting,
+            "central_settings": trusting,
+        }
         running = Yard(tmp_path / "site", nursery, 1, SEED, **settings)
         with (running.site.folder / "broker.toml").open("a", encoding="utf-8") as config:
             config.write(f'tls_cert_file = "{served[0]}"\ntls_key_file = "{served[1]}"\n')

@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Self
+from urllib.parse import urlsplit
 
-from brokers import CENTRALS, FLEET_KEY, MOSQUITTO, TILLS, _password_line, wait_until
+from brokers import FLEET_KEY, TILLS, mosquitto_server, wait_until
 from nursery import Executed, Forked, Nursery
 
-from broker.access import mosquitto_acl
 from edge.automation import TillAutomation
 from edge.intake.http_socket import UnixConnection
 from fleet.baskets import Register
@@ -152,25 +151,28 @@ class Yard:
         central_on: Path | None = None,
         mosquitto: tuple[str, ...] = (),
         inside: dict[str, tuple[str, ...]] | None = None,
-        broker_host: str = "127.0.0.1",
+        strangers: Sequence[str] = (),
+        broker_at: str = "mqtt://127.0.0.1",
     ) -> None:
         """Let a POS wait with its next customer while its till owes ``unsent_most``.
 
         ``agents_on`` and ``central_on`` are folders, of other disks, for what they keep; ``mosquitto`` are further
         lines of its configuration. ``inside`` says within what ``agent``, ``central`` and ``broker`` are to run.
+        ``strangers`` are further tills that Mosquitto is to know, ``broker_at`` is how it is reached, but for its port.
         """
         inside = inside or {}
-        self._broker_host = broker_host
         self.unsent_most, self.is_dark = unsent_most, False
         self.nursery, self.site, self.seed = nursery, Site(folder, keep=True), seed
         self.site.fleet_key = FLEET_KEY
         (self.site.folder / "fleet.key").write_bytes(FLEET_KEY)
+        self._strangers = strangers
+        self._broker_url = f"{broker_at}:{self.site.port}"
         self.books, self.stored = self.site.books, Counter[str]()
         self.broker = self._broker(broker, mosquitto)
         self.broker.command = [*inside.get("broker", ()), *self.broker.command]
         self.agents_on = agents_on or self.site.folder / "tills"
         self.database = central_on / "central.db" if central_on else self.site.database
-        kept = {"database": str(self.database), "broker_host": broker_host}
+        kept = {"database": str(self.database), "broker_urls": [self._broker_url]}
         child = self.site.central(**CENTRAL | kept | (central_settings or {}))
         program = [*inside.get("central", ()), *central]
         self.central = Forked(nursery, [*program, *child.command[1:]], child.log_path)
@@ -180,7 +182,7 @@ class Yard:
 
     def _till(self, till_id: str, program: tuple[str, ...], settings: dict) -> Till:
         state = self.agents_on / till_id
-        kept = {"state_dir": str(state), "spool_dir": str(state / "spool"), "broker_host": self._broker_host}
+        kept = {"state_dir": str(state), "spool_dir": str(state / "spool"), "broker_urls": [self._broker_url]}
         child = self.site.agent(till_id, self.site.port, **AGENT | kept | settings)
         (state / "spool").mkdir(parents=True, exist_ok=True)
         return Till(self, till_id, [*program, *child.command[1:]], child.log_path, str(self.seed))
@@ -189,8 +191,10 @@ class Yard:
         if kind == "embedded":
             child = self.site.broker()
             return Forked(self.nursery, child.command, child.log_path)
-        config = write_mosquitto(self.site.folder, f"{self.site.port} {self._broker_host}", *lines)
-        return Executed(self.nursery, [MOSQUITTO, "-c", str(config)], self.site.logs / "broker.log")
+        host = urlsplit(self._broker_url).hostname
+        tills = [*TILLS, *self._strangers]
+        server = mosquitto_server(self.site.folder / "mosquitto", self.site.port, *lines, host=host, tills=tills)
+        return Executed(self.nursery, server.command, self.site.logs / "broker.log")
 
     @property
     def programs(self) -> list[Forked]:
@@ -302,29 +306,6 @@ def balance(books: Path, database: Path) -> dict[str, int]:
 def is_in_order(figures: dict[str, int]) -> bool:
     """Say whether a balance shows documents, and nothing that is wrong with them."""
     return figures["documents"] > 0 and not any(figures[name] for name in ("lost", "doubled", "quarantined", "gaps"))
-
-
-def write_mosquitto(folder: Path, listener: str, *lines: str) -> Path:
-    """Write the configuration of a Mosquitto under our rules, for all tills of `TILLS`; returns its path."""
-    passwords, acl, config = folder / "passwords", folder / "acl", folder / "mosquitto.conf"
-    passwords.write_text("".join(map(_password_line, TILLS + CENTRALS)), "utf-8")
-    acl.write_text(mosquitto_acl(len(CENTRALS)), "utf-8")
-    for secret in (passwords, acl):
-        secret.chmod(0o600)
-    rules = [
-        f"listener {listener}",
-        "allow_anonymous false",
-        f"password_file {passwords}",
-        f"acl_file {acl}",
-        "use_username_as_clientid true",
-        "max_inflight_messages 1000",
-        "max_queued_messages 20000",
-        "set_tcp_nodelay true",
-        *(["user root"] if os.geteuid() == 0 else []),
-        *lines,
-    ]
-    config.write_text("\n".join(rules) + "\n", "utf-8")
-    return config
 
 
 @contextlib.contextmanager

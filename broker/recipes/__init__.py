@@ -1,0 +1,1 @@
+"""Owns the configurations of other brokers that take the embedded one's place, made from the one topic table."""
