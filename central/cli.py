@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sqlite3
@@ -15,7 +16,7 @@ import peewee as pw
 from wire.program import EXIT_FINDINGS, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
-from . import consumer, days_cli, reports, settings_cli
+from . import consumer, days_cli, reports, roll, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
@@ -210,6 +211,31 @@ def _read_on(context: click.Context, after: str, most: int) -> None:
     for document in page.documents:
         click.echo(json.dumps({**document, "body": document["body"].decode()}, ensure_ascii=False))
     click.echo(json.dumps({"cursor": str(page.cursor)}))
+
+
+@central.command()
+@as_json_option
+@click.pass_context
+def workers(context: click.Context, as_json: bool) -> None:
+    """List the workers that run, and say if a share has nobody, or two, or they do not agree on how many they are.
+
+    Exit code 3: something of that is so. Nothing is lost by it: what has nobody waits, what has two is done once.
+    """
+    config = configured(context)
+    try:
+        with reports.looking(config.place()) as database:
+            running = roll.live(roll.seen(database), wall_clock_ms())
+    except reports.NoDatabaseError as problem:
+        raise fail(str(problem)) from problem
+    except REFUSED as problem:
+        raise fail(f"the database refused ({problem}); try again") from problem
+    rows = [dataclasses.asdict(one) | {"worker": f"{one.number}/{one.workers}"} for one in running]
+    table(rows, ("worker", "host", "pid", "started_at_ms", "seen_at_ms"), as_json)
+    wrong = list(roll.disagreements(running)) or ([] if running else ["no worker runs"])
+    for one in wrong:
+        click.echo(one, err=True)
+    if wrong:
+        sys.exit(EXIT_FINDINGS)
 
 
 @central.group(invoke_without_command=True)

@@ -164,6 +164,12 @@ _VIEWS_SQLITE_6 = (
     + _view_of("document_tax", "taxes", "tax_id, rate, taxable_minor taxable_minor 0, amount_minor")
 )
 
+_TABLES_6 = """
+CREATE TABLE worker (
+  process BIGINT PRIMARY KEY, number INTEGER NOT NULL, workers INTEGER NOT NULL, host TEXT NOT NULL,
+  pid BIGINT NOT NULL, started_at_ms BIGINT NOT NULL, seen_at_ms BIGINT NOT NULL);
+"""
+
 
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
@@ -175,6 +181,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_3),
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
+    _everywhere(_TABLES_6),
     {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""

@@ -36,7 +36,12 @@ def wall_clock_ms() -> int:
 
 def open_store(config: CentralConfig) -> Store:
     """Open central's database, making its folder first; what stores sold only its owner may read."""
-    place = config.place(f"tillstream central-{config.worker}")
+    place = config.place(f"tillstream central {config.worker}")
+    if place.kind == "sqlite" and config.share.workers > 1:
+        raise UnsafeDatabaseError(
+            f"{config.database} is SQLite, where one program writes at a time: worker {config.worker} needs PostgreSQL"
+            " (database = postgresql://…); one worker alone is 1/1"
+        )
     if place.is_file:
         place.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import inf
 from random import Random
 from typing import Protocol
 
@@ -31,6 +32,7 @@ from .lock import InUseError
 from .models import MODELS
 from .post import Post
 from .rates import Hourly, Rates
+from .roll import CALL_EVERY_S, Roll
 from .settings import Wanted
 from .store import Store
 from .till_state import Task
@@ -72,7 +74,9 @@ class Subscriber:
         self._lives = 0
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
-        self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
+        self._roll, self._roll_at = Roll(store.database, self._share, store.starts, clock_ms()), now
+        self._days = DayNotes(store.database)
+        self._days_at = now + config.days_every_s if self._share.number == 1 else inf  # One looks for all.
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
         self._heard: set[str] = set()
@@ -273,7 +277,9 @@ class Subscriber:
                 self._read_changes(now)
             if now >= self._rows_at:
                 self._take_up_rows(now)
-            if self._share.number == 1 and now >= self._days_at:
+            if now >= self._roll_at:
+                self._call_roll(now)
+            if now >= self._days_at:
                 self._days_at = now + self.config.days_every_s
                 self._note_days()
             self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
@@ -286,7 +292,8 @@ class Subscriber:
         if self._begin_at is not None:
             return self._begin_at
         put_off_until = min(self._rates.next_deadline(), self._new_streams.next_deadline())
-        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline(), put_off_until)
+        own = min(self._wishes_at, self._rows_at, self._roll_at, self._days_at)
+        return min(own, self.collector.next_deadline(), put_off_until)
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
@@ -329,6 +336,12 @@ class Subscriber:
         self._rows_at = now + self.config.sweep_s
         self.collector.on_rows(*self._own_rows(), now)
         self._take_up_tasks(now)
+
+    def _call_roll(self, now: float) -> None:
+        """Tell the others that this worker runs, and people if the workers do not agree."""
+        self._roll_at = now + CALL_EVERY_S
+        for wrong in self._roll.call(self._clock_ms()):
+            log.warning("workers_disagree", extra={"also": {"worker": str(self._share), "error": wrong}})
 
     def _take_up_tasks(self, now: float) -> None:
         for task in self._open_tasks():
@@ -439,6 +452,7 @@ class Subscriber:
         """Say goodbye and write what has been heard; the link may be stopped after it."""
         self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=False))
         self._write_presences()
+        self._roll.leave()
 
 
 def _log_outcome(outcome: Outcome) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
+from contextlib import closing
+from random import Random
 
 import pytest
 from click.testing import CliRunner
 from factories import NOW_MS, TILL, a_greeting, a_store, a_stream, an_upload, digest_of, some_sales
 from test_subscriber import Central
 
+from central import roll
 from central.batch import NewStream, Parcel
 from central.cli import central as central_command
 from central.config import CentralConfig
-from central.service import link_settings
+from central.database import UnsafeDatabaseError
+from central.service import link_settings, open_store, wall_clock_ms
 from central.share import Share, worker_of
 from wire.link import Connected, Disconnected
-from wire.program import EXIT_FAILED, ConfigError, read_config
+from wire.program import EXIT_FAILED, EXIT_FINDINGS, ConfigError, read_config
 
 # -- Whose a till is ---------------------------------------------------------------------------------------------------
 
@@ -58,7 +63,7 @@ def test_the_command_line_says_which_worker_before_the_environment():
 
 def test_a_worker_connects_as_itself_and_reads_what_is_sent_to_it():
     """Its number is in its name, in the topic of uploads and in its presence's."""
-    settings = link_settings(CentralConfig(worker="3/4"))
+    settings = link_settings(CentralConfig(worker="3/4"), Random(1))
 
     assert (settings.client_id, settings.will_topic) == ("central-3", "central/3/presence")
     assert settings.subscriptions == ("till/+/sales/3", "till/+/presence", "till/+/receipt_closed")
@@ -182,3 +187,106 @@ def test_two_processes_with_one_number_are_told_what_it_looks_like(worker, caplo
     told = [record for record in caplog.records if record.getMessage() == "identity_shared"]
     assert len(told) == 2
     assert f"central-{worker_of(TILL, 2)}" in told[0].also["likely"]
+
+
+# -- Whether they agree ------------------------------------------------------------------------------------------------
+
+
+def running(number, workers, process=1, seen_at_ms=NOW_MS):
+    return roll.Seen(process, number, workers, "host-a", 40 + process, 0, seen_at_ms)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], []),
+        ([running(1, 1)], []),
+        ([running(1, 2), running(2, 2, 2)], []),
+        ([running(1, 2)], ["nobody answers for the tills of 2/2"]),
+        (
+            [running(1, 2), running(2, 2, 2), running(2, 2, 3)],
+            ["two have one number, and throw each other out: 2/2 (host-a, process 42), 2/2 (host-a, process 43)"],
+        ),
+        (
+            [running(1, 1), running(1, 2, 2), running(2, 2, 3)],
+            [f"they were told different numbers of workers: {running(1, 1)}, {running(1, 2, 2)}, {running(2, 2, 3)}"],
+        ),
+    ],
+)
+def test_what_is_wrong_among_workers_is_said_with_who(rows, told):
+    """A share without anybody, a number that two have, and workers that count differently."""
+    assert list(roll.disagreements(rows)) == told
+
+
+def test_who_was_not_seen_for_long_does_not_run():
+    """A killed worker's row stays for a day, and counts for a minute and a half."""
+    rows = [running(1, 2), running(2, 2, 2, NOW_MS - roll.LIVE_MS - 1)]
+
+    assert [one.number for one in roll.live(rows, NOW_MS)] == [1]
+
+
+def called(url, worker, process):
+    with closing(a_store(url)) as store:
+        return roll.Roll(store.database, Share.parse(worker), process, NOW_MS).call(NOW_MS)
+
+
+def test_each_worker_is_told_what_is_wrong_once(central_url):
+    """Two on two databases' kinds: the second one with another n hears of the first."""
+    assert called(central_url, "1/1", 1) == ()
+    told = called(central_url, "1/2", 2)
+    assert [one.split(":")[0] for one in told] == [
+        "they were told different numbers of workers",
+        "nobody answers for the tills of 2/2",
+    ]
+
+    with closing(a_store(central_url)) as store:
+        one = roll.Roll(store.database, Share(2, 2), 3, NOW_MS)
+        assert len(one.call(NOW_MS)) == 1
+        assert one.call(NOW_MS) == ()
+        one.leave()
+        assert [row.process for row in roll.seen(store.database)] == [1, 2]
+
+
+def test_the_command_lists_who_runs_and_what_is_wrong(central_url):
+    """Exit code 3 while a share has nobody; 0 when all are there."""
+    with closing(a_store(central_url)) as store:
+
+        def asked():
+            done = CliRunner().invoke(central_command, ["--database", str(central_url), "workers", "--json"])
+            return done.exit_code, done.stderr.strip(), json.loads(done.stdout)
+
+        def call(number):
+            roll.Roll(store.database, Share(number, 2), number, NOW_MS).call(wall_clock_ms())
+
+        assert asked() == (EXIT_FINDINGS, "no worker runs", [])
+        call(1)
+        code, wrong, rows = asked()
+        assert (code, wrong) == (EXIT_FINDINGS, "nobody answers for the tills of 2/2")
+        call(2)
+        code, wrong, rows = asked()
+        assert (code, wrong, [row["worker"] for row in rows]) == (0, "", ["1/2", "2/2"])
+
+
+def test_a_running_worker_is_on_the_roll_until_it_stops(worker):
+    """It says so at its first turn and every half minute, and takes its row away when it ends."""
+    worker.shell.tick(0.0)
+    assert [str(one.number) for one in roll.seen(worker.store.database)] == [MINE[0]]
+    worker.shell.stop()
+    assert roll.seen(worker.store.database) == []
+
+
+@pytest.mark.parametrize("worker", ["1/2", "2/2"])
+def test_a_worker_that_has_nothing_to_do_sleeps(worker):
+    """Each has a next turn that is still to come, also one that notes no days."""
+    made = Central(worker=worker, days_every_s=1.0)
+    for number in range(1, 4):
+        made.shell.tick(number * 50.0)
+        assert made.shell.next_deadline() > number * 50.0
+    made.store.close()
+
+
+def test_several_workers_on_sqlite_are_refused(tmp_path):
+    """One program writes there at a time; the text says what several need."""
+    with pytest.raises(UnsafeDatabaseError, match="worker 1/2 needs PostgreSQL"):
+        open_store(CentralConfig(database=str(tmp_path / "central.db"), worker="1/2"))
+    assert list(tmp_path.iterdir()) == []
