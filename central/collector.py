@@ -78,9 +78,10 @@ class Collector:
 
         The same task may come again until it is noted as taken up.
         """
-        if given.task_id in self._changed_tasks:
-            return
         state = self._state(given.till, now)
+        known = [*state.repeats, *([state.task] if state.task else [])]
+        if given.task_id in self._changed_tasks or any(task.task_id == given.task_id for task in known):
+            return
         task = Task(
             given.task_id, given.till, given.reason, now, attempts=given.attempts, is_written=True, span=given.span
         )

@@ -164,6 +164,12 @@ _VIEWS_SQLITE_6 = (
     + _view_of("document_tax", "taxes", "tax_id, rate, taxable_minor taxable_minor 0, amount_minor")
 )
 
+_TABLES_6 = """
+CREATE TABLE worker (
+  process BIGINT PRIMARY KEY, number INTEGER NOT NULL, workers INTEGER NOT NULL, host TEXT NOT NULL,
+  pid BIGINT NOT NULL, started_at_ms BIGINT NOT NULL, seen_at_ms BIGINT NOT NULL);
+"""
+
 
 _TABLES_7 = """
 ALTER TABLE heard_head ADD COLUMN agreed {BYTES};
@@ -180,6 +186,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_3),
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
+    _everywhere(_TABLES_6),
     {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
     _everywhere(_TABLES_7),
 )

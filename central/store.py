@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -112,7 +113,7 @@ _TILLS = (
 )
 _OPEN_TASKS = (
     "SELECT task_id, till_id, reason, attempts, stream, after, through FROM task WHERE finished_at_ms IS NULL"
-    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id LIMIT ?"
+    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id"
 )
 _BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up IS NOT NULL"
 _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
@@ -392,14 +393,15 @@ class Store:
             for till, online, connection, approved, stream, through, digest in self._run(_TILLS)
         ]
 
-    def heard_heads(self, at_ms: int) -> list[tuple[str, Heard]]:
-        """Return all heads that were written and never passed; first settle those that were passed unawares.
+    def heard_heads(self, at_ms: int, holds: Callable[[str], bool] = bool) -> list[tuple[str, Heard]]:
+        """Return the heads that were written and never passed; first settle those that were passed unawares.
 
-        Two processes with one number write to one database: what one had heard the other may have passed. Whether it
-        was that very history is worked out from the documents.
+        Only of the tills that ``holds`` names. Two processes write to one database: what one had heard the other may
+        have passed. Whether it was that very history is worked out from the documents.
         """
-        self.settle(self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"), at_ms)
-        return self._heads("")
+        passed = self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through")
+        self.settle((one for one in passed if holds(one[0])), at_ms)
+        return [one for one in self._heads("") if holds(one[0])]
 
     def settle(self, doubted: Iterable[tuple[str, Heard]], at_ms: int) -> None:
         """Make gaps of heads below the watermark that are of another history than the one held; let the others go."""
@@ -420,17 +422,15 @@ class Store:
 
     def open_tasks(self) -> list[OpenTask]:
         """Return the tasks that were taken up and are not finished, oldest first."""
-        return self._tasks("NOT", 2**31)
+        return list(self._tasks("NOT"))
 
-    def wishes(self, most: int = 1000) -> list[OpenTask]:
-        """Return the tasks that people made and no worker has taken up, oldest first."""
-        return self._tasks("", most)
+    def wishes(self, most: int = 1000, holds: Callable[[str], bool] = bool) -> list[OpenTask]:
+        """Return the tasks that people made that nobody has taken up, of the tills ``holds`` names; oldest first."""
+        return list(islice((task for task in self._tasks("") if holds(task.till)), most))
 
-    def _tasks(self, taken: str, most: int) -> list[OpenTask]:
-        tasks = []
-        for task_id, till, reason, attempts, *span in self._run(_OPEN_TASKS.format(taken=taken), (most,)):
-            tasks.append(OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None))
-        return tasks
+    def _tasks(self, taken: str) -> Iterator[OpenTask]:
+        for task_id, till, reason, attempts, *span in self._run(_OPEN_TASKS.format(taken=taken)):
+            yield OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None)
 
     def last_change(self) -> int:
         """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""

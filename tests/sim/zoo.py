@@ -14,17 +14,18 @@ import peewee as pw
 from faults import Faults
 from world import DRAIN_MOST_S, World
 
-from central import batch, store, subscriber
+from central import batch, share, store, subscriber
 from central.batch import Batch, Mark, Outcome
 from central.collector import Collector
 from central.heads import Heads
 from central.judge import Refused
+from central.speech import Speech
 from central.store import Store
 from edge.agent import Agent
 from edge.outbox import Appended, Outbox
 from edge.syps import MarkStored, Syps
-from wire import chain
-from wire.messages import SalesStored, UploadRequest
+from wire import chain, codec, versions
+from wire.messages import NEWEST, SalesStored, UploadRequest
 
 CALM = Faults().calm()
 FEW = {"loss": 0.1, "duplicate": 0.1, "late": 0.1}
@@ -416,6 +417,58 @@ def two_uploads_at_once(patch):
     patch.setattr(Syps, "_must_wait", lambda *_: False)
 
 
+def shares_leave_tills_out(patch):
+    """Workers are counted from 0 on one side and from 1 on the other."""
+    real = share.worker_of
+    patch.setattr(share, "worker_of", lambda till, workers: real(till, workers) - 1)
+
+
+def requests_name_the_first_worker(patch):
+    """All uploads go to one worker, and most are none of its."""
+    real = Speech.request
+
+    def request(self, state, task, reason):
+        return replace_fields(real(self, state, task, reason), worker=1)
+
+    patch.setattr(Speech, "request", request)
+
+
+def watermarks_are_remembered(patch):
+    """A worker decides by the watermark it moved itself; another one moves it, too."""
+    real, remembered = Store._marks, {}
+
+    def marks(self, tills):
+        known = remembered.setdefault(id(self), {})
+        for key, mark in real(self, tills).items():
+            known.setdefault(key, mark)
+        return {key: mark for key, mark in known.items() if key[0] in tills}
+
+    def ingest(self, parcels, heard, at_ms):
+        outcomes = real_ingest(self, parcels, heard, at_ms)
+        known = remembered.setdefault(id(self), {})
+        known.update({(one.till, one.mark.stream): one.mark for one in outcomes if one.kind == "advanced"})
+        return outcomes
+
+    real_ingest = Store.ingest
+    patch.setattr(Store, "_marks", marks)
+    patch.setattr(Store, "ingest", ingest)
+
+
+def everybody_is_spoken_to_in_the_newest_version(patch):
+    """Central takes every till for one of today."""
+    patch.setattr(versions, "in_version", lambda message, _: replace_fields(message, v=NEWEST))
+
+
+def answers_are_in_the_tills_own_version(patch):
+    """A till answers as it likes, whoever asked."""
+    real = codec.pack_sales
+    patch.setattr(codec, "pack_sales", lambda header, bodies: real(replace_fields(header, v=NEWEST), bodies))
+
+
+def replace_fields(message, **fields):
+    return type(message)(**{**_fields(message), **fields})
+
+
 def _fields(message):
     return {name: getattr(message, name) for name in message.__struct_fields__}
 
@@ -457,4 +510,9 @@ ZOO = (
     Bug(slot_is_never_freed, plain=Faults()),
     Bug(never_rings_again, plain=Faults()),
     Bug(two_uploads_at_once, plain=Faults()),
+    Bug(shares_leave_tills_out, {"workers": 2}),
+    Bug(requests_name_the_first_worker, {"workers": 2, "worker_changes": 0}),
+    Bug(watermarks_are_remembered, {"workers": 2, "worker_changes": 2}),
+    Bug(everybody_is_spoken_to_in_the_newest_version, {"rollouts": 3, "retains": True, "clock_jumps": 0}),
+    Bug(answers_are_in_the_tills_own_version, {"rollouts": 3, "retains": True, "clock_jumps": 0}),
 )
