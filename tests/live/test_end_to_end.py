@@ -59,9 +59,9 @@ def test_killing_a_process_while_documents_are_unsent_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("kind", BROKERS)
-def test_two_thousand_documents_of_twenty_tills_survive_the_kill_of_each_component(kind, tmp_path):
+def test_two_thousand_documents_of_twenty_tills_survive_the_kill_of_each_component(kind, empty_url, tmp_path):
     """An agent, central and the broker (one node of a cluster) are killed while documents come: each arrives once."""
-    with Station(tmp_path, kind, tills=20) as station:
+    with Station(tmp_path, kind, tills=20, database=empty_url) as station:
         for victim in (None, station.tills[0].agent, station.central, station.broker):
             for till in station.tills[:10]:
                 till.close_documents(25)
