@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from . import consumer, days_cli, reports, roll, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
-from .database import REFUSED, UnsafeDatabaseError
+from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .doctor_cli import doctor
 from .late import late, read_denied
 from .lock import InUseError
-from .migrations import NewerSchemaError
+from .migrations import MIGRATIONS, NewerSchemaError
+from .migrations import migrate as bring_up_to_date
 from .quarantine_cli import quarantine
 from .requests_cli import request
 from .service import log, wall_clock_ms
@@ -76,6 +78,30 @@ def run(context: click.Context, worker: str | None) -> None:
         if is_disk_failure(problem):
             end_at_once(log, problem)
         raise
+
+
+@central.command()
+@as_json_option
+@click.pass_context
+def migrate(context: click.Context, as_json: bool) -> None:
+    """Make the database's tables, or bring them up to date, as a worker does at its start.
+
+    By hand where workers log in as a role that may not change tables: run this as the one that owns them.
+
+    \b
+    Example:
+      tillstream central --database postgresql://tillstream_owner@db/tillstream migrate
+    """
+    place = configured(context).place()
+    try:
+        with closing(place.open()) as database:
+            made = bring_up_to_date(database)
+    except (InUseError, NewerSchemaError) as problem:
+        raise fail(str(problem)) from problem
+    except pw.DatabaseError as problem:
+        raise fail(f"{place.url}: {first_cause(problem)}; nothing was changed") from problem
+    told = f"{place.url}: {made} steps made, {len(MIGRATIONS)} in all"
+    click.echo(json.dumps({"made": made, "steps": len(MIGRATIONS)}) if as_json else told)
 
 
 @central.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wire import doctor
 from wire.doctor import FileFacts, Finding
@@ -36,11 +36,32 @@ class NewestBackup:
     found_bytes: int | None
 
 
+SERVER_VERSION_MIN = 13
+STANDBY_LAG_MAX_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What PostgreSQL says of itself; ``problem`` says why the rest could not be read."""
+
+    url: str
+    problem: str = ""
+    version: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """fsync, synchronous_commit and full_page_writes, as this session has them."""
+    is_standby: bool = False
+    schema: int = 0
+    lag_s: float | None = None
+    """How far the slowest standby is behind; None without one, or where this role may not know."""
+    open_to_all: tuple[str, ...] = ()
+    """Secrets that everybody on this machine may read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What can be seen of central from its own machine; times are epoch milliseconds."""
 
-    file: FileFacts
+    file: FileFacts | ServerFacts
     known_schema: int
     now_ms: int
     values: Mapping[str, float]
@@ -65,10 +86,13 @@ def examine(facts: Facts) -> list[Finding]:
 
 
 def _findings(facts: Facts) -> Iterator[Finding]:
-    yield from doctor.file_findings(facts.file, facts.known_schema, is_shared=facts.workers > 1)
-    # A backup beside it or a restore needs as much again, and so does a log that a long reader holds up.
-    wanted = max(DISK_WANTED_MIN_BYTES, facts.file.size_bytes)
-    yield doctor.disk_free(facts.file.free_bytes, wanted)
+    if isinstance(facts.file, ServerFacts):
+        yield from _server_findings(facts.file, facts.known_schema)
+    else:
+        yield from doctor.file_findings(facts.file, facts.known_schema, is_shared=facts.workers > 1)
+        # A backup beside it or a restore needs as much again, and so does a log that a long reader holds up.
+        wanted = max(DISK_WANTED_MIN_BYTES, facts.file.size_bytes)
+        yield doctor.disk_free(facts.file.free_bytes, wanted)
     yield doctor.clock(facts.now_ms, facts.seen_ms)
     values = {**facts.values, "retention_days": facts.retention_days}
     yield doctor.limits(values, (*ORDERED, ("backup_age_max_days", "retention_days")))
@@ -78,6 +102,28 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         yield _backup_there(facts.backup)
         yield _restored(facts)
         yield _till_clocks(facts.skews)
+
+
+def _server_findings(server: ServerFacts, known_schema: int) -> Iterator[Finding]:
+    open_to_all = ", ".join(server.open_to_all)
+    yield Finding("permissions", "error" if open_to_all else "ok", open_to_all)
+    yield Finding("integrity", "error" if server.problem else "ok", server.problem or server.url)
+    if server.problem:
+        return
+    is_old = int(server.version.split(".")[0]) < SERVER_VERSION_MIN
+    yield Finding("server_version", "warning" if is_old else "ok", server.version)
+    yield _durability(server)
+    yield doctor.schema(server.schema, known_schema)
+    is_late = server.lag_s is not None and server.lag_s > STANDBY_LAG_MAX_S
+    yield Finding("standbys", "warning" if is_late else "ok", "" if server.lag_s is None else f"{server.lag_s:.0f}")
+
+
+def _durability(server: ServerFacts) -> Finding:
+    shown = ", ".join(f"{name}={value}" for name, value in server.settings.items())
+    is_durable = server.settings["fsync"] == "on" and server.settings["synchronous_commit"] in ("on", "remote_apply")
+    if server.is_standby or not is_durable:
+        return Finding("durability", "error", f"{shown}, a standby" if server.is_standby else shown)
+    return Finding("durability", "ok" if server.settings["full_page_writes"] == "on" else "warning", shown)
 
 
 def _backup_age(facts: Facts) -> Finding:

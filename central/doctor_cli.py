@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
+from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
+import peewee as pw
 
 from wire import examine
-from wire.program import CONFIG_DIR, EXIT_FINDINGS
+from wire.doctor import FileFacts
+from wire.program import CONFIG_DIR, EXIT_FINDINGS, ConfigError
 
 from .cli_base import as_json_option, configured, fail
 from .config import CentralConfig
-from .doctor import RETENTION_DAYS, Facts, NewestBackup
+from .database import Place, first_cause
+from .doctor import RETENTION_DAYS, Facts, NewestBackup, ServerFacts
 from .doctor import examine as judge
-from .migrations import MIGRATIONS
+from .lock import InUseError
+from .migrations import MIGRATIONS, applied
 from .service import wall_clock_ms
+from .settings import Body
 
 _SCHEMA = "SELECT coalesce(max(number), 0) FROM migration"
-_SEEN = (
-    "SELECT max(coalesce((SELECT received_at_ms FROM document ORDER BY id DESC LIMIT 1), 0), coalesce(max(at_ms), 0))"
-)
+_NEWEST = "SELECT coalesce((SELECT received_at_ms FROM document ORDER BY id DESC LIMIT 1), 0)"
+_LAST_AUDIT = "SELECT coalesce(max(at_ms), 0) FROM audit"
 _BACKUP = "SELECT path, made_at_ms, size_bytes FROM backup ORDER BY id DESC LIMIT 1"
-_RETENTION = "SELECT min(json_extract(body, '$.limits.retention_days')) FROM setting WHERE body <> ''"
+_SETTINGS = "SELECT body FROM setting WHERE body <> ''"
 _RESTORED = "SELECT max(at_ms) FROM audit WHERE action = 'restore'"
 _GAPS = "SELECT count(*) FROM gap WHERE closed_at_ms IS NULL AND found_at_ms >= ?"
+_SERVER = (
+    "SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'),"
+    " current_setting('full_page_writes'), pg_is_in_recovery(),"
+    " (SELECT CAST(extract(epoch FROM max(replay_lag)) AS FLOAT) FROM pg_stat_replication)"
+)
+_decode_settings = msgspec.json.Decoder(Body).decode
 _SKEWS = "SELECT till_id, clock_skew_ms FROM till WHERE clock_skew_ms IS NOT NULL AND parked_at_ms IS NULL"
 
 
@@ -45,7 +57,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
       tillstream central doctor --json | jq '.[] | select(.level != "ok")'
     """
     config = configured(context)
-    if not Path(config.database).exists():
+    if config.place().is_file and not config.place().path.exists():
         raise fail(f"no database at {config.database}: has `tillstream central run` been started?")
     findings = judge(_gather(config, context.obj[0] or CONFIG_DIR / "central.toml"))
     click.echo(
@@ -56,38 +68,61 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _gather(config: CentralConfig, config_path: Path) -> Facts:
-    path = Path(config.database)
+    place = config.place("tillstream central doctor")
     secrets = [config.token_file, config.fleet_key_file, *([str(config_path)] if config.token else [])]
+    if place.kind == "sqlite":
+        file: FileFacts | ServerFacts = examine.look_at(place.path, _SCHEMA, secrets)
+    else:
+        file = _ask_server(place, examine.open_to_all([*secrets, config.database_password_file]))
     return Facts(
-        file=examine.look_at(path, _SCHEMA, secrets),
+        file=file,
         known_schema=len(MIGRATIONS),
         now_ms=wall_clock_ms(),
         values=examine.numbers_of(config),
         workers=config.share.workers,
         defaults=examine.numbers_by_default(CentralConfig),
-        **_read(path),
+        **_read(place),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _ask_server(place: Place, open_to_all: tuple[str, ...]) -> ServerFacts:
+    facts = ServerFacts(place.url, open_to_all=open_to_all)
+    try:
+        with closing(place.look(to_write=False)) as database:
+            version, *settings, is_standby, lag_s = database.run(_SERVER).fetchone()
+            named = dict(zip(("fsync", "synchronous_commit", "full_page_writes"), settings, strict=True))
+            return replace(
+                facts, version=version, settings=named, is_standby=is_standby, lag_s=lag_s, schema=applied(database)
+            )
+    except (ConfigError, InUseError, pw.DatabaseError) as problem:
+        return replace(facts, problem=first_cause(problem))
+
+
+def _read(place: Place) -> dict[str, Any]:
     """Return what the rows tell; nothing where they cannot be read, which is a finding of its own."""
     try:
-        with closing(sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True, timeout=10)) as database:
+        with closing(place.look(to_write=False)) as database:
 
             def one(query: str, *values: object) -> Any:
-                return database.execute(query, values).fetchone()
+                return database.run(query, values).fetchone()
 
             restored_at_ms = one(_RESTORED)[0]
             return {
-                "seen_ms": one(f"{_SEEN} FROM audit")[0] or None,
+                "seen_ms": max(one(_NEWEST)[0], one(_LAST_AUDIT)[0]) or None,
                 "backup": _backup(one(_BACKUP)),
-                "retention_days": min(RETENTION_DAYS, one(_RETENTION)[0] or RETENTION_DAYS),
+                "retention_days": _retention_days(body for (body,) in database.run(_SETTINGS)),
                 "restored_at_ms": restored_at_ms,
                 "gaps_since": one(_GAPS, restored_at_ms or 0)[0],
-                "skews": tuple(database.execute(_SKEWS)),
+                "skews": tuple(tuple(row) for row in database.run(_SKEWS)),
             }
-    except sqlite3.Error:
+    except (ConfigError, InUseError, OSError, pw.DatabaseError):
         return {}
+
+
+def _retention_days(bodies: Iterable[str]) -> float:
+    """Return the shortest time that any settings let tills keep what is stored."""
+    limits = [body.limits for body in map(_decode_settings, bodies) if body.limits]
+    return min([RETENTION_DAYS, *(one.retention_days for one in limits if one.retention_days)])
 
 
 def _backup(row: tuple[str, int, int] | None) -> NewestBackup | None:

@@ -18,7 +18,7 @@ from central.batch import NewStream
 from central.cli import central
 from central.config import CentralConfig
 from central.database import UnsafeDatabaseError
-from central.doctor import NewestBackup
+from central.doctor import NewestBackup, ServerFacts
 from central.migrations import MIGRATIONS
 from central.restore import restore
 from central.service import open_store, wall_clock_ms
@@ -44,6 +44,12 @@ CENTRAL_FACTS = at_central.Facts(
     seen_ms=NOW_MS - 1,
     backup=NewestBackup("/srv/b.db", NOW_MS - DAY_MS, 7, 7),
 )
+SERVER = ServerFacts(
+    "postgresql:///x", version="15.18 (Debian)", schema=4,
+    settings={"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"},
+)  # fmt: skip
+OF_SERVERS = ("server_version", "standbys")
+OF_FILES = ("sqlite_version", "file_system", "disk_free")
 TILL_FACTS = at_till.Facts(
     file=FILE,
     known_schema=4,
@@ -75,7 +81,8 @@ def test_where_nothing_is_wrong_every_check_is_told_and_is_fine():
     """Each check of an end is told, in the order of the list, also when it has nothing to say."""
     for judge, facts, room in ((at_central, CENTRAL_FACTS, "central"), (at_till, TILL_FACTS, "edge")):
         findings = judge.examine(facts)
-        assert [one.code for one in findings] == [code for code in CHECKS if CHECKS[code].room in ("both", room)]
+        expected = [code for code in CHECKS if CHECKS[code].room in ("both", room) and code not in OF_SERVERS]
+        assert [one.code for one in findings] == expected
         assert wrong(findings) == {}
 
 
@@ -185,13 +192,42 @@ def test_an_sqlite_that_two_writers_can_damage_is_a_finding_where_there_are_two(
     assert wrong(at_central.examine(facts)) == expected
 
 
+def test_a_server_is_asked_for_other_things_than_a_file():
+    """Its version, how it commits, its standbys; where its files lie is its own matter."""
+    findings = at_central.examine(replace(CENTRAL_FACTS, file=SERVER))
+    expected = [code for code in CHECKS if CHECKS[code].room != "edge" and code not in OF_FILES]
+
+    assert ([one.code for one in findings], wrong(findings)) == (expected, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"problem": "connection refused"}, {"integrity": "error"}),
+        ({"version": "12.22"}, {"server_version": "warning"}),
+        ({"settings": {**SERVER.settings, "fsync": "off"}}, {"durability": "error"}),
+        ({"settings": {**SERVER.settings, "synchronous_commit": "off"}}, {"durability": "error"}),
+        ({"settings": {**SERVER.settings, "full_page_writes": "off"}}, {"durability": "warning"}),
+        ({"is_standby": True}, {"durability": "error"}),
+        ({"schema": 5}, {"schema": "error"}),
+        ({"lag_s": 301.0}, {"standbys": "warning"}),
+        ({"lag_s": 299.0}, {}),
+        ({"open_to_all": ("/etc/tillstream/password",)}, {"permissions": "error"}),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_found(changes, expected):
+    """It does not answer, is too old, may lose commits, only reads, or its standby is far behind."""
+    assert wrong(at_central.examine(replace(CENTRAL_FACTS, file=replace(SERVER, **changes)))) == expected
+
+
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_every_finding_says_what_to_do_in_the_readers_language(language):
     """Below what is wrong stands the next step; what is fine has one line."""
     lines = told(at_central.examine(replace(CENTRAL_FACTS, backup=None)), language)
     (line,) = [number for number, text in enumerate(lines) if text.startswith("warning")]
 
-    assert len(lines) == len([check for check in CHECKS.values() if check.room != "edge"]) + 1
+    checks = [check for check in CHECKS.values() if check.room != "edge" and check.code not in OF_SERVERS]
+    assert len(lines) == len(checks) + 1
     assert ("central backup" in lines[line + 1], "night" in lines[line + 1]) == (True, language == "en")
 
 
@@ -299,6 +335,25 @@ def test_after_a_restore_the_gaps_since_then_are_a_finding(database, tmp_path):
         store.database.execute_sql(gap, (TILL, a_stream(), at_ms + 1))
 
     assert found_by(at(central, "--database", database)) == {"restored": "warning"}
+
+
+def test_centrals_doctor_asks_the_server(postgres, tmp_path):
+    """Quiet with a backup; and it tells of a password file that everybody may read, and of a server that is away."""
+    url = postgres.new_database()
+    a_store(url).close()
+    first = at(central, "--database", url)
+    assert (first.exit_code, found_by(first)) == (3, {"backup_age": "warning"})
+    backup.make(url, tmp_path / "b.dump", 1, "", wall_clock_ms, lambda *_: None)
+    clean = at(central, "--database", url)
+    assert (clean.exit_code, found_by(clean)) == (0, {})
+
+    secret = tmp_path / "password"
+    secret.write_text("x")
+    secret.chmod(0o644)
+    found = found_by(at(central, "--database", url, DATABASE_PASSWORD_FILE=secret))
+    assert found == {"permissions": "error"}
+    away = at(central, "--database", url.replace(f"port={postgres.port}", "port=1"))
+    assert found_by(away) == {"integrity": "error"}
 
 
 @pytest.mark.fault("F39")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import closing
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import peewee as pw
 import pytest
-from factories import a_store
+from click.testing import CliRunner
+from databases import look
+from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales
 
+from central.batch import NewStream
+from central.cli import central
 from central.database import Place
 from central.migrations import MIGRATIONS, NewerSchemaError, migrate
 from central.models import MODELS
@@ -103,7 +108,9 @@ def test_the_models_are_the_tables(database):
 
 OPEN = """
 import sys; sys.path[:0] = ["tests"]
-from factories import a_store
+from click.testing import CliRunner
+from databases import look
+from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales
 sys.stdin.readline()
 store = a_store({path!r})
 print(store.starts)
@@ -137,6 +144,8 @@ def test_processes_may_migrate_at_once(empty_url):
 
 KILLED = """
 import os, sys
+from central.batch import NewStream
+from central.cli import central
 from central.database import Place
 from central.migrations import migrate
 
@@ -173,6 +182,35 @@ def test_a_migration_that_is_killed_at_any_statement_is_none_and_the_next_start_
 
     with closing(Place(empty_url).open()) as database:
         assert schema(database) == new
+
+
+def test_the_command_makes_the_tables_and_says_so(empty_url):
+    """Once there is something to do, then nothing; a worker may start on what it made."""
+    asked = ["--database", empty_url, "migrate", "--json"]
+    made = [json.loads(CliRunner().invoke(central, asked).stdout)["made"] for _ in range(2)]
+
+    assert made == [len(MIGRATIONS), 0]
+    a_store(empty_url).close()
+
+
+def test_a_worker_needs_no_right_to_change_tables(postgres):
+    """The owner migrates; the worker reads and writes rows, and a schema that is not up to date is told."""
+    url = postgres.empty_database()
+    writer = url.replace("tillstream@", "writer@")
+    look(url, "DROP ROLE IF EXISTS writer")
+    look(url, "CREATE ROLE writer LOGIN")
+    told = CliRunner().invoke(central, ["--database", writer, "run"])
+    assert (told.exit_code, "permission denied" in told.output) == (7, True), told.output
+    CliRunner().invoke(central, ["--database", url, "migrate"])
+    look(url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer")
+    look(url, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO writer")
+
+    with closing(a_store(writer)) as store:
+        for stream in (1, 2, 1):
+            store.open_streams([NewStream(TILL, a_stream(stream), ())], {}, NOW_MS)
+        assert store.ingest([a_parcel(some_sales(3))], {}, NOW_MS)[0].kind == "advanced"
+    look(url, "DROP OWNED BY writer")
+    look(url, "DROP ROLE writer")
 
 
 @pytest.mark.fault("F39")

@@ -59,9 +59,20 @@ _CHECKS = (
         "Run one worker on this database only, or upgrade SQLite to 3.51.3 or newer.",
     ),
     Check(
+        "server_version", "central",
+        "This PostgreSQL no longer gets corrections, or never ran here: {detail}",
+        "Upgrade the server to a version that its makers still support (13 or newer).",
+    ),
+    Check(
+        "standbys", "central",
+        "What is committed has not reached a standby; seconds behind: {detail}",
+        "Look at the standby and at the line to it: if the server is lost now, the tills have to send that much again.",
+    ),
+    Check(
         "durability", "both",
         "What is committed may be lost at a power cut: {detail}",
-        "Put the file on a local disk (ext4, xfs), and let no other program change its journal mode.",
+        "Put the file on a local disk (ext4, xfs), and let no other program change its journal mode; on PostgreSQL set"
+        " fsync, synchronous_commit and full_page_writes to on.",
     ),
     Check(
         "integrity", "both",
@@ -186,12 +197,17 @@ def file_findings(facts: FileFacts, known_schema: int, *, is_shared: bool) -> It
         detail = f"journal_mode={facts.journal_mode}, synchronous={facts.synchronous}"
         yield Finding("durability", "ok" if is_durable else "error", detail)
         yield Finding("integrity", "ok", facts.path)
-        level: Level = "error" if facts.schema > known_schema else "warning" if facts.schema < known_schema else "ok"
-        sign = {"error": ">", "warning": "<"}.get(level, "=")
-        yield Finding("schema", level, f"{facts.schema} {sign} {known_schema}")
+        yield schema(facts.schema, known_schema)
     yield Finding("file_system", _of(LYING.get(facts.file_system, "ok")), facts.file_system or "?")
     open_to_all = ", ".join(facts.open_to_all)
     yield Finding("permissions", "error" if open_to_all else "ok", open_to_all)
+
+
+def schema(found: int, known: int) -> Finding:
+    """Judge how many steps a database's schema has, by how many this version knows."""
+    level: Level = "error" if found > known else "warning" if found < known else "ok"
+    sign = {"error": ">", "warning": "<"}.get(level, "=")
+    return Finding("schema", level, f"{found} {sign} {known}")
 
 
 def _of(level: str) -> Level:
