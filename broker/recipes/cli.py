@@ -49,7 +49,7 @@ OPTIONS = (
         type=click.Choice(["plain", "tls", "mutual"]),
         default="plain",
         show_default=True,
-        help="plain: loopback and tokens. tls: TLS and tokens. mutual: TLS and a certificate of each client.",
+        help="plain: loopback and tokens. tls: TLS and tokens. mutual: TLS and certificates, CN = the user.",
     ),
     click.option(
         "--users",

@@ -81,18 +81,18 @@ def _server(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -
         '  ack_wait: "30s"',
         f"  stream_replicas: {min(nodes, REPLICAS_MAX)}",
         "  consumer_memory_storage: true",
-        *_tls(plan, asks=plan.security == "mutual"),
+        *_tls(plan, maps=plan.security == "mutual"),
         "}",
     ]
     return lines + (_routes(plan, cluster) if cluster else [])
 
 
-def _tls(plan: Plan, *, asks: bool) -> list[str]:
+def _tls(plan: Plan, *, maps: bool) -> list[str]:
     if plan.security == "plain":
         return []
     own = [f"    cert_file: {_text(plan.file('server.crt'))}", f"    key_file: {_text(plan.file('server.key'))}"]
-    if asks:
-        own += [f"    ca_file: {_text(plan.file('ca.crt'))}", "    verify: true"]
+    if maps:
+        own += [f"    ca_file: {_text(plan.file('ca.crt'))}", "    verify_and_map: true"]
     return ["  tls {", *own, "  }"]
 
 
@@ -102,7 +102,7 @@ def _routes(plan: Plan, cluster: Cluster) -> list[str]:
     host, port = cluster.routes[cluster.node - 1]
     others = [route for number, route in enumerate(cluster.routes, 1) if number != cluster.node]
     urls = [_text(f"nats://{user}:{plan.token(user)}@{_bracketed(host)}:{port}") for host, port in others]
-    tls = [line.replace("  }", f"    ca_file: {_text(plan.file('ca.crt'))}\n  }}") for line in _tls(plan, asks=False)]
+    tls = [line.replace("  }", f"    ca_file: {_text(plan.file('ca.crt'))}\n  }}") for line in _tls(plan, maps=False)]
     return [
         "cluster {",
         f"  name: {_text(cluster.name)}",
@@ -121,14 +121,14 @@ def _users(plan: Plan) -> str:
 
 
 def _user(plan: Plan, who: Identity) -> dict[str, Any]:
-    """Return who may do what, and its token."""
+    """Return who may do what; by certificate the name is the whole subject, which has nothing but the CN."""
     rights: dict[str, list[str]] = {"write": [], "read": [DELIVERY]}
     for grant in grants():
         if grant.party == who.party:
             rights[grant.access].append(_subject(grant.pattern, who))
+    by_token = {"user": who.user, "password": plan.token(who.user)}
     return {
-        "user": who.user,
-        "password": plan.token(who.user),
+        **({"user": f"CN={who.user}"} if plan.security == "mutual" else by_token),
         "permissions": {"publish": {"allow": rights["write"]}, "subscribe": {"allow": rights["read"]}},
         "allowed_connection_types": ["MQTT"],
     }
@@ -170,8 +170,8 @@ def _readme(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -
     tls = {
         "plain": "",
         "tls": "Put `server.crt` and `server.key` into this folder, readable by the account below.\n\n",
-        "mutual": "Put `ca.crt`, `server.crt` and `server.key` into this folder. A client needs a certificate of this\n"
-        "authority and its token too: the token says who it is. NATS reads no CRL, the deny list denies.\n\n",
+        "mutual": "Put `ca.crt`, `server.crt` and `server.key` into this folder. A client's certificate has a subject\n"
+        "of nothing but its CN, which is its name. NATS reads no CRL: a till is taken back by the deny list.\n\n",
     }[plan.security]
     nodes = ""
     if cluster:
