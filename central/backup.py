@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from . import audit, reports
-from .lock import locked
+from .database import Kind, Place, Postgres, Sqlite, a_place
+from .dump import ToolError, dump, verify_dump
 from .models import Backup, Central, Watermark
 from .verify import Tell, Verified, verify
 
 PAGES_A_STEP = 4096
+SUFFIXES: dict[Kind, str] = {"sqlite": ".db", "postgresql": ".dump"}
 _NOTE = (
     "UPDATE watermark SET backed_up = ? WHERE till_id = ? AND stream = ? AND through >= ?"
     " AND coalesce(backed_up, -1) < ?"
@@ -44,34 +46,47 @@ class Made:
     removed: tuple[Path, ...]
 
 
-def make(database: str, to: Path, keep: int, note: str, clock_ms: Callable[[], int], tell: Tell) -> Made:
+def make(where: Place | str, to: Path, keep: int, note: str, clock_ms: Callable[[], int], tell: Tell) -> Made:
     """Back a database up into a folder, or to a file of that name; of the ones in the folder ``keep`` stay.
 
     Raises BackupError, NotTrustedError if the copy is not whole, and what reading the database may raise.
     """
-    with reports.reading(database):
+    place = a_place(where)
+    with reports.reading(place):
         central = Central.get_or_none()
     if central is None:
-        raise BackupError(f"{database} is still being made; try again")
-    central_id = central.central_id
-    made_at_ms = clock_ms()
-    target = _target(to, Path(database), f"central-{central_id}-", made_at_ms)
+        raise BackupError(f"{place.url} is still being made; try again")
+    made_at_ms, prefix, suffix = clock_ms(), f"central-{central.central_id}-", SUFFIXES[place.kind]
+    target = _target(to, place, prefix, suffix, made_at_ms)
     part = target.with_name(f".{target.name}.part")
-    with locked(database):
+    with closing(place.look(to_write=False)) as database:  # Held: a restore has to wait.
         try:
             with _own(part):
-                _copy(Path(database), part, tell)
+                _copy_of(database, part, tell)
                 sync(part)
-                verified = verify(part, tell)
+                verified = verify_any(part, place.kind, tell)
                 part.replace(target)
             sync(target.parent)
-        except (OSError, sqlite3.Error) as problem:
+        except (OSError, ToolError, sqlite3.Error) as problem:
             raise BackupError(f"{target}: {problem}") from problem
         size_bytes, verified_at_ms = target.stat().st_size, clock_ms()
-        with reports.writing(database):
+        with reports.writing(place):
             _note(target, size_bytes, made_at_ms, verified_at_ms, verified, note)
-    removed = _remove_older(target, f"central-{central_id}-", keep) if to.is_dir() else ()
+    removed = _remove_older(target, prefix, suffix, keep) if to.is_dir() else ()
     return Made(target, size_bytes, made_at_ms, verified_at_ms, verified, removed)
+
+
+def _copy_of(database: Sqlite | Postgres, part: Path, tell: Tell) -> None:
+    if isinstance(database, Postgres):
+        tell("dumping", 0, 1)
+        dump(database.place, database, part)
+    else:
+        _copy(database.place.path, part, tell)
+
+
+def verify_any(file: Path, kind: Kind, tell: Tell) -> Verified:
+    """Check a backup of either kind; raises NotTrustedError and ToolError."""
+    return verify(file, tell) if kind == "sqlite" else verify_dump(file, tell)
 
 
 @contextmanager
@@ -112,16 +127,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _target(to: Path, database: Path, prefix: str, at_ms: int) -> Path:
+def _target(to: Path, place: Place, prefix: str, suffix: str, at_ms: int) -> Path:
     if not to.is_dir():
         if not to.parent.is_dir() or not to.suffix:
             missing = to.parent if to.suffix else to
-            raise BackupError(f"there is no folder {missing}; a file is named with an ending, as in backup.db")
-        if to.exists() and to.samefile(database):
+            raise BackupError(f"there is no folder {missing}; a file is named with an ending, as in backup{suffix}")
+        if place.is_file and to.exists() and to.samefile(place.path):
             raise BackupError(f"{to} is the database itself")
         return to.parent.resolve() / to.name
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at_ms / 1000))
-    target = to.resolve() / f"{prefix}{stamp}{at_ms % 1000:03d}Z.db"
+    target = to.resolve() / f"{prefix}{stamp}{at_ms % 1000:03d}Z{suffix}"
     if target.exists():
         raise BackupError(f"{target} is there already")
     return target
@@ -152,20 +167,20 @@ def _note(target: Path, size_bytes: int, made_at_ms: int, verified_at_ms: int, v
     central = Central.get()
     if (central.central_id, central.incarnation) != (verified.central_id, verified.incarnation):
         raise BackupError(f"{target} is of another database than the one that is there now")
-    connection = cast("sqlite3.Connection", Watermark._meta.database.connection())  # noqa: SLF001 -- peewee's documented way
-    whole = [one for one in verified.streams if not one.problem]
-    connection.executemany(_NOTE, [(one.through, one.till_id, one.stream, one.through, one.through) for one in whole])
+    database: Sqlite | Postgres = Watermark._meta.database  # noqa: SLF001 -- peewee's documented way
+    whole = sorted((one.till_id, one.stream, one.through) for one in verified.streams if not one.problem)
+    database.run_many(_NOTE, [(through, till, stream, through, through) for till, stream, through in whole])
     row: dict[str, Any] = {"path": str(target), "size_bytes": size_bytes, "documents": verified.documents}
     Backup.create(**row, made_at_ms=made_at_ms, verified_at_ms=verified_at_ms)
     audit.record("backup", str(target), note, verified_at_ms)
 
 
-def _remove_older(target: Path, prefix: str, keep: int) -> tuple[Path, ...]:
+def _remove_older(target: Path, prefix: str, suffix: str, keep: int) -> tuple[Path, ...]:
     """Remove this central's older backups beside the one just made, and what backups that were killed left there."""
     for part in filter(_is_abandoned, target.parent.glob(f".{prefix}*.part")):
         part.unlink(missing_ok=True)
         part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
-    others = sorted((one for one in target.parent.glob(f"{prefix}*.db") if one != target), reverse=True)
+    others = sorted((one for one in target.parent.glob(f"{prefix}*{suffix}") if one != target), reverse=True)
     too_many = tuple(others[keep - 1 :])
     for one in too_many:
         one.unlink()

@@ -17,6 +17,7 @@ from wire.program import EXIT_FINDINGS
 
 from .backup import BackupError, Made, make
 from .cli_base import Progress, as_json_option, configured, fail, note_option
+from .dump import ToolError
 from .lock import InUseError
 from .reports import NoDatabaseError
 from .restore import Restored, RestoreError, plan
@@ -24,7 +25,7 @@ from .restore import restore as put_in_place
 from .service import wall_clock_ms
 from .verify import NotTrustedError, Verified
 
-_FAILURES = (BackupError, InUseError, NoDatabaseError, NotTrustedError, RestoreError)
+_FAILURES = (BackupError, InUseError, NoDatabaseError, NotTrustedError, RestoreError, ToolError)
 FilePath = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -58,7 +59,7 @@ def backup(context: click.Context, to: Path, keep: int | None, note: str, as_jso
     config = configured(context)
     with _failing():
         keep = keep or config.backups_keep
-        made = make(config.database, to, keep, note, wall_clock_ms, Progress().tell)
+        made = make(config.place(), to, keep, note, wall_clock_ms, Progress().tell)
     click.echo(json.dumps(_made_row(made)) if as_json else _tell_made(made))
     if made.verified.problems:
         sys.exit(EXIT_FINDINGS)
@@ -121,11 +122,13 @@ def restore(context: click.Context, file: Path, dry_run: bool, note: str, as_jso
       tillstream central restore /var/backups/tillstream/central-….db --note "disk replaced"
       systemctl start tillstream-central
     """
-    database = Path(configured(context).database)
+    database = configured(context).place()
     tell = Progress().tell
     with _failing():
         done = plan(database, file, tell) if dry_run else put_in_place(database, file, note, wall_clock_ms(), tell)
-    click.echo(json.dumps(_restored_row(done, dry_run)) if as_json else _tell_restored(done, database, file, dry_run))
+    click.echo(
+        json.dumps(_restored_row(done, dry_run)) if as_json else _tell_restored(done, database.url, file, dry_run)
+    )
     if done.forgotten or done.verified.problems:
         sys.exit(EXIT_FINDINGS)
 
@@ -137,11 +140,11 @@ def _restored_row(done: Restored, dry_run: bool) -> dict[str, Any]:
         "incarnation": done.incarnation,
         **_verified_row(done.verified),
         "may_be_forgotten": done.forgotten,
-        "replaced": str(done.replaced) if done.replaced else None,
+        "replaced": done.replaced,
     }
 
 
-def _tell_restored(done: Restored, database: Path, file: Path, dry_run: bool) -> str:
+def _tell_restored(done: Restored, database: str, file: Path, dry_run: bool) -> str:
     what = "would be put" if dry_run else "was put"
     lines = [f"{file} {what} in the place of {database}, as incarnation {done.incarnation}"]
     lines += [f"  {_tell_verified(done.verified)}"]

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import peewee as pw
 
-from wire.program import EXIT_FINDINGS, ConfigError, end_at_once, is_disk_failure, log_to_stderr
+from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
 from . import consumer, days_cli, reports, roll, settings_cli
@@ -68,6 +68,8 @@ def run(context: click.Context, worker: str | None) -> None:
     log_to_stderr(config.log_level)
     try:
         run_worker(config)
+    except reports.UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
     except (ConfigError, InUseError, NewerSchemaError, UnsafeDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except (pw.DatabaseError, sqlite3.DatabaseError) as problem:

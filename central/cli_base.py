@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wire.program import EXIT_FAILED, ConfigError, read_config
+from wire.program import EXIT_FAILED, EXIT_NOT_REACHABLE, ConfigError, read_config
 
 from . import audit, reports
 from .config import CentralConfig
@@ -75,6 +75,8 @@ def _within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[
     try:
         with bound(config.place()):
             return act()
+    except reports.UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
     except (ConfigError, reports.NoDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except REFUSED as problem:

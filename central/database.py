@@ -145,9 +145,9 @@ class Place:
         return _opened(_for_person(self, to_write) if self.kind == "sqlite" else Postgres(self, to_write=to_write))
 
 
-def a_place(where: Place | str) -> Place:
+def a_place(where: Place | Path | str) -> Place:
     """Return where a database is; a bare path or URL stands for all defaults."""
-    return where if isinstance(where, Place) else Place(where)
+    return where if isinstance(where, Place) else Place(str(where))
 
 
 def _refuse_password(url: str) -> None:
@@ -371,6 +371,12 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         if not row[-1]:
             raise InUseError(f"{place.url} is in use: a restore is under way")
 
+    def have_alone(self) -> None:
+        """Have the database alone until it is closed; raises InUseError."""
+        self.run(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, {IN_USE})")
+        if not self.run(f"SELECT pg_try_advisory_lock({LOCK_CLASS}, {IN_USE})").fetchone()[0]:
+            raise InUseError(f"{self.place.url} is in use: stop `tillstream central run` and what else has it open")
+
     def refuse_unsafe(self) -> None:
         """Read back what the promise rests on."""
         version, fsync, synchronous, whole_pages, encoding, is_standby = self.run(_SERVER).fetchone()
@@ -383,6 +389,10 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         if whole_pages != "on":
             also = {"full_page_writes": whole_pages, "server": version}
             log.warning("torn_pages_possible", extra={"also": also})
+
+    def version(self) -> int:
+        """Return the server's major version."""
+        return int(self.server_version) // 10_000
 
     def fold(self) -> None:
         """Do nothing: the server looks after its own log."""

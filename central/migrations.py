@@ -171,6 +171,11 @@ CREATE TABLE worker (
 """
 
 
+_TABLES_7 = """
+ALTER TABLE heard_head ADD COLUMN agreed {BYTES};
+"""
+
+
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
 
@@ -183,6 +188,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_5),
     _everywhere(_TABLES_6),
     {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
+    _everywhere(_TABLES_7),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -111,7 +111,9 @@ class HeardHead(pw.Model):
     newest = pw.BigIntegerField()
     digest = pw.BlobField()
     after = pw.BigIntegerField(default=0)
-    """Up to here central provably held the very history that the head ends."""
+    """Up to here the till takes its documents for stored."""
+    agreed = pw.BlobField(null=True)
+    """The till's digest there: where central's is the same, it holds the very history that the head ends."""
     heard_at_ms = pw.BigIntegerField()
 
     class Meta:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import peewee as pw
 from msgspec import structs
 
 from . import audit
+from .database import UNSTORABLE, first_cause
 from .decisions import DecisionError
-from .judge import Accepted, Refused, judge
+from .judge import REASON_MAX, Accepted, Refused, judge
 from .models import Document, HeldBefore, Quarantine, still_quarantined
 
 NAMED_MOST = 20
@@ -138,8 +138,8 @@ def _accept(row: Quarantine, body: bytes, seen: Accepted) -> Tried:
     try:
         with Document._meta.database.atomic():  # noqa: SLF001 -- peewee's documented way to a model's database
             Document.insert(**values).execute()
-    except (pw.DataError, pw.IntegrityError, OverflowError, ValueError) as problem:
-        return _refuse(row, Refused(seen.document_id, "unstorable", str(problem)))
+    except UNSTORABLE as problem:
+        return _refuse(row, Refused(seen.document_id, "unstorable", first_cause(problem)[:REASON_MAX]))
     row.delete_instance()
     _tell_siblings(row, seen.document_id)
     return Tried(row.id, row.till_id, seen.document_id, "accepted", "", "")

@@ -10,7 +10,7 @@ import peewee as pw
 
 from wire.reasons import Reason
 
-from .database import Place, Postgres, Sqlite, a_place
+from .database import Place, Postgres, Sqlite, a_place, first_cause
 from .lock import InUseError
 from .migrations import MIGRATIONS, applied
 from .models import (
@@ -32,6 +32,10 @@ Row = dict[str, Any]
 
 class NoDatabaseError(Exception):
     """There is no central database at the path, or none that this version can read; the text says what to do."""
+
+
+class UnreachableError(NoDatabaseError):
+    """The server that has the database does not answer, or lets nobody in."""
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def _bound(place: Place, *, to_write: bool) -> Iterator[Sqlite | Postgres]:
     except (InUseError, OSError) as problem:
         raise NoDatabaseError(str(problem)) from problem
     except pw.DatabaseError as problem:
-        raise _unreadable(place, problem) from problem
+        raise (_unreadable(place, problem) if place.kind == "sqlite" else _unreachable(place, problem)) from problem
     # Closed by hand: peewee's own `with database` begins a deferred transaction, in which a person's change fails at
     # once when a worker commits between its first look and its first word, instead of waiting for its turn.
     with closing(database), database.bind_ctx(MODELS):
@@ -88,6 +92,10 @@ def _check_schema(place: Place, database: Sqlite | Postgres) -> None:
     if done != len(MIGRATIONS):
         what_to_do = "restart `tillstream central run`" if done < len(MIGRATIONS) else "upgrade this program"
         raise NoDatabaseError(f"{place.url} has migration {done}, this version reads {len(MIGRATIONS)}: {what_to_do}")
+
+
+def _unreachable(place: Place, problem: Exception) -> UnreachableError:
+    return UnreachableError(f"{place.url} does not answer: {first_cause(problem)}")
 
 
 def _unreadable(place: Place, problem: Exception) -> NoDatabaseError:

@@ -11,15 +11,18 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import peewee as pw
 
 from . import audit
 from .backup import sync
-from .database import Place, Sqlite
+from .database import Place, Postgres, Sqlite, a_place, first_cause
+from .dump import ToolError, put_in_place, verify_dump
 from .lock import locked
 from .migrations import migrate
 from .models import MODELS, Backup, Central, Watermark
@@ -51,29 +54,99 @@ class Restored:
     verified: Verified
     incarnation: int
     starts: int
-    replaced: Path | None
+    replaced: str | None
     forgotten: int
     """So many documents at most are not in the backup, and the tills were free to forget them."""
 
 
-def plan(database: Path, backup: Path, tell: Tell) -> Restored:
+def plan(where: Place | Path | str, backup: Path, tell: Tell) -> Restored:
     """Say what a restore would do, having changed nothing, also while a worker runs; raises as ``restore`` does."""
-    with locked(database):
-        return _planned(database, verify(backup, tell))
+    place = a_place(where)
+    if place.kind == "postgresql":
+        with _server(place) as database:
+            return _planned(place.url, _look_at_server(database), verify_dump(backup, tell))
+    with locked(place.path):
+        return _planned(place.url, _look_at_file(place.path), verify(backup, tell))
 
 
-def restore(database: Path, backup: Path, note: str, at_ms: int, tell: Tell) -> Restored:
+def restore(where: Place | Path | str, backup: Path, note: str, at_ms: int, tell: Tell) -> Restored:
     """Put a backup in the database's place.
 
-    Raises InUseError while anybody writes to the database, NotTrustedError if the backup is damaged, RestoreError.
+    Raises InUseError while anybody has the database open, NotTrustedError if the backup is damaged, RestoreError.
     """
+    place = a_place(where)
+    return (_restore_server if place.kind == "postgresql" else _restore_file)(place, backup, note, at_ms, tell)
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _server(place: Place) -> Iterator[Postgres]:
+    try:
+        with closing(cast("Postgres", place.look(to_write=True))) as database:
+            yield database
+    except (ToolError, pw.DatabaseError) as problem:
+        raise RestoreError(f"{place.url}: {first_cause(problem)}") from problem
+
+
+def _restore_server(place: Place, backup: Path, note: str, at_ms: int, tell: Tell) -> Restored:
+    """Put a dump in the schema's place in one transaction; the schema before it is kept under another name."""
+    with _server(place) as database:
+        database.have_alone()
+        present = _look_at_server(database)
+        planned = _planned(place.url, present, verify_dump(backup, tell))
+        is_empty = not database.get_tables()
+        aside = (
+            None
+            if is_empty
+            else f"replaced_{time.strftime('%Y%m%dt%H%M%S', time.gmtime(at_ms / 1000))}_{at_ms % 1000:03d}"
+        )
+        put_in_place(place, database, backup, aside, _last_words(backup, planned, note, at_ms))
+    return replace(planned, replaced=f"schema {aside}" if aside else None)
+
+
+def _last_words(backup: Path, planned: Restored, note: str, at_ms: int) -> Iterator[str]:
+    """Say what ``_prepare`` does to a file; names are in full, for a dump leaves no schema to look them up in."""
+    from psycopg.sql import quote
+
+    yield f"UPDATE public.central SET incarnation = {planned.incarnation}, starts = {planned.starts}"
+    yield "UPDATE public.watermark SET backed_up = through"
+    for one in planned.verified.problems:
+        mine = f"till_id = {quote(one.till_id)} AND stream = {quote(one.stream)}"
+        yield f"UPDATE public.watermark SET backed_up = 0 WHERE {mine}"
+    found, name = backup.stat(), str(backup.resolve())
+    figures = f"{found.st_mtime_ns // 10**6}, {at_ms}, {found.st_size}, {planned.verified.documents}"
+    into = "public.backup (path, made_at_ms, verified_at_ms, size_bytes, documents)"
+    yield f"INSERT INTO {into} VALUES ({quote(name)}, {figures})"
+    what = quote(f"{name} as incarnation {planned.incarnation}")
+    told = f"{at_ms}, {quote(audit.who())}, 'restore', {what}, {quote(audit.a_note(note))}"
+    yield f"INSERT INTO public.audit (at_ms, who, action, object, note) VALUES ({told})"
+
+
+def _look_at_server(database: Postgres) -> Present | None:
+    """Read what the database says of itself; None if there is nothing in it yet."""
+    if not {"central", "watermark", "backup"} <= set(database.get_tables()):
+        return None
+    row: tuple[str, int, int] | None = database.run("SELECT central_id, incarnation, starts FROM central").fetchone()
+    has_backup = database.run("SELECT count(*) FROM backup").fetchone()[0]
+    rows = database.run(f"SELECT till_id, stream, {_bound(has_backup)} FROM watermark")
+    kept = {(till, stream): through for till, stream, through in rows}
+    return Present(row[0], row[1], row[2], kept) if row else None
+
+
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+def _restore_file(place: Place, backup: Path, note: str, at_ms: int, tell: Tell) -> Restored:
+    database = place.path
     if database.exists() and database.samefile(backup):
         raise RestoreError(f"{backup} is the database itself")
     with locked(database, alone=True):
         part = database.with_name(f"{database.name}.restoring")
         try:
             _copy(backup, part, tell)
-            planned = _planned(database, verify(part, tell))
+            planned = _planned(place.url, _look_at_file(database), verify(part, tell))
             _prepare(part, backup, planned, note, at_ms)
             _inherit_owner(database, part)
             sync(part)
@@ -84,11 +157,10 @@ def restore(database: Path, backup: Path, note: str, at_ms: int, tell: Tell) -> 
             raise RestoreError(f"{database}: {problem}") from problem
         finally:
             _remove(part)
-    return replace(planned, replaced=replaced)
+    return replace(planned, replaced=str(replaced) if replaced else None)
 
 
-def _planned(database: Path, verified: Verified) -> Restored:
-    present = _look(database) if database.exists() else None
+def _planned(database: str, present: Present | None, verified: Verified) -> Restored:
     if present and present.central_id != verified.central_id:
         raise RestoreError(
             f"the backup is of central {verified.central_id}, {database} is central {present.central_id}: no till"
@@ -102,7 +174,12 @@ def _planned(database: Path, verified: Verified) -> Restored:
     return Restored(verified, incarnation, starts, None, forgotten)
 
 
-def _look(database: Path) -> Present | None:
+def _bound(has_backup: object) -> str:
+    """Return up to where of each stream tills were free to forget: without any backup, what is stored."""
+    return "coalesce(backed_up, 0)" if has_backup else "through"
+
+
+def _look_at_file(database: Path) -> Present | None:
     """Read what the database says of itself; None if it cannot be read, which may be why a backup is put there."""
     try:
         with closing(sqlite3.connect(f"file:{database.resolve()}?mode=ro", uri=True)) as there:
@@ -110,8 +187,7 @@ def _look(database: Path) -> Present | None:
             central_id, incarnation, starts = run("SELECT central_id, incarnation, starts FROM central").fetchone()
             is_known = run("SELECT count(*) FROM sqlite_master WHERE name = 'backup'").fetchone()[0]
             has_backup = is_known and run("SELECT count(*) FROM backup").fetchone()[0]
-            bound = "coalesce(backed_up, 0)" if has_backup else "through"
-            rows = run(f"SELECT till_id, stream, {bound} FROM watermark")
+            rows = run(f"SELECT till_id, stream, {_bound(has_backup)} FROM watermark")
             kept = {(till, stream): through for till, stream, through in rows}
     except (sqlite3.Error, TypeError):
         return None

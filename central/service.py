@@ -17,7 +17,8 @@ from wire.link import Link, LinkSettings, trust
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
 
 from .config import CentralConfig
-from .database import UnsafeDatabaseError
+from .database import UnsafeDatabaseError, first_cause
+from .reports import UnreachableError
 from .store import Store
 from .subscriber import Event, Subscriber
 
@@ -48,9 +49,8 @@ def open_store(config: CentralConfig) -> Store:
     try:
         return Store(place, make_central_id, approve_tills=config.approve_tills)
     except pw.DatabaseError as problem:
-        raise UnsafeDatabaseError(
-            f"{config.database} cannot be used: {problem}; tillstream central doctor"
-        ) from problem
+        cause = f"{config.database} cannot be used: {first_cause(problem)}; tillstream central doctor"
+        raise (UnsafeDatabaseError if place.kind == "sqlite" else UnreachableError)(cause) from problem
 
 
 def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
@@ -65,6 +65,7 @@ def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
             topics.TILL_PRESENCE.of(),
             topics.RECEIPT_CLOSED.of(),
         ),
+        subscribe_qos=1,
         will_topic=topics.CENTRAL_PRESENCE.of(worker=worker),
         keepalive_s=config.keepalive_s,
         tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,

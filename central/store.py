@@ -24,16 +24,18 @@ from .batch import (
     Heard,
     Judge,
     Key,
+    Lost,
     Mark,
     NewStream,
     OpenTask,
     Outcome,
     Parcel,
     Span,
+    gap_of,
     with_conflicts,
 )
-from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place
-from .judge import Accepted, Refused, judge
+from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place, first_cause
+from .judge import REASON_MAX, Accepted, Refused, judge
 from .migrations import migrate
 
 log = logging.getLogger("tillstream.central")
@@ -74,9 +76,10 @@ _GAP = (
 )
 _PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND boot_id = ? AND newest <= ?"
 _HEAR = (
-    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, agreed, heard_at_ms)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest,"
-    " after = excluded.after WHERE excluded.newest >= heard_head.newest"
+    " after = excluded.after, agreed = excluded.agreed WHERE excluded.newest >= heard_head.newest"
 )
 _HELD = (
     "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence) VALUES (?, ?, ?, ?, ?)"
@@ -121,9 +124,10 @@ INSERTED_AT_ONCE = 100
 
 
 def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
-    return sorted(
-        (till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads
+    rows = (
+        (till, one.stream, one.boot_id, one.newest, one.digest, one.after, one.agreed, at_ms) for till, one in heads
     )
+    return sorted(rows, key=itemgetter(0, 1, 2))
 
 
 _first, _last = itemgetter(0), itemgetter(-1)
@@ -251,8 +255,8 @@ class Store:
                 _MOVE,
                 [(mark.through, mark.digest, at_ms, *key) for key, mark in sorted(batch.marks.items(), key=_first)],
             )
-        if batch.gaps:
-            many(_GAP, sorted((*gap, batch.received_at_ms) for gap in batch.gaps))
+        if gaps := batch.gaps + [gap_of(one, self._digest_at) for one in batch.lost]:
+            many(_GAP, sorted((*gap, batch.received_at_ms) for gap in gaps))
         if batch.passed:
             many(_PASSED, sorted(batch.passed))
         if batch.heads:
@@ -296,7 +300,7 @@ class Store:
         except REFUSED:
             raise  # The disk or the lock: that says nothing of the document.
         except (pw.DatabaseError, *UNSTORABLE) as problem:
-            return Refused("", "unstorable", str(problem))
+            return Refused("", "unstorable", first_cause(problem)[:REASON_MAX])
         finally:
             self._run("ROLLBACK TO trial")
             self._run("RELEASE trial")
@@ -354,7 +358,7 @@ class Store:
         at_ms: int,
         heads: Iterable[tuple[str, Heard]] = (),
         passed: Sequence[tuple[str, str, str, int]] = (),
-        gaps: Sequence[tuple[str, str, int, int, str]] = (),
+        lost: Sequence[Lost] = (),
         verified: Iterable[tuple[str, str]] = (),
         presences: Iterable[tuple[Any, ...]] = (),
         tasks: Iterable[tuple[Any, ...]] = (),
@@ -363,11 +367,11 @@ class Store:
         hear = _head_rows(heads, at_ms)
         verify = [(at_ms, *key) for key in sorted(verified)]
         shown, task_rows = sorted(presences, key=_last), sorted(tasks, key=_first)
-        missing = sorted((*gap, at_ms) for gap in gaps)
-        if not (hear or passed or missing or verify or shown or task_rows):
+        if not (hear or passed or lost or verify or shown or task_rows):
             return
         with self._transaction():
             register = [(row[-1], self._approve, at_ms) for row in shown]
+            missing = sorted((*gap_of(one, self._digest_at), at_ms) for one in lost)
             for statement, rows in (
                 (_REGISTER, register),
                 (_PRESENCE, shown),
@@ -404,16 +408,16 @@ class Store:
         for till, head in doubted:
             reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
             is_held = self._digest_at(till, head.stream, head.newest) == head.digest
-            gaps = () if is_held else ((till, head.stream, head.after + 1, head.newest, reason),)
-            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], gaps=gaps)
+            lost = () if is_held else ((till, head, reason),)
+            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], lost=lost)
 
     def _heads(self, which: str) -> list[tuple[str, Heard]]:
         rows = self._run(
-            f"SELECT till_id, stream, boot_id, newest, h.digest, after FROM heard_head h {which}"
+            f"SELECT till_id, stream, boot_id, newest, h.digest, after, agreed FROM heard_head h {which}"
         ).fetchall()
         return [
-            (till, Heard(stream, boot, newest, digest, written=True, after=after))
-            for till, stream, boot, newest, digest, after in rows
+            (till, Heard(stream, boot, newest, digest, written=True, after=after, agreed=agreed))
+            for till, stream, boot, newest, digest, after, agreed in rows
         ]
 
     def open_tasks(self) -> list[OpenTask]:

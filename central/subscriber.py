@@ -372,7 +372,7 @@ class Subscriber:
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
         self.store.settle(note.doubted, at_ms)  # First: its heads are among those that are passed.
         self.store.note(
-            at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
+            at_ms, heads=note.heads, passed=note.passed, lost=note.lost, verified=note.verified, tasks=tasks
         )
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:

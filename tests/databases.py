@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from central.database import Place
+
 
 @contextlib.contextmanager
 def listening(database, hear: Callable[[str], None]) -> Iterator[None]:
@@ -29,6 +31,13 @@ def listening(database, hear: Callable[[str], None]) -> Iterator[None]:
     connection.cursor_factory = Heard
     yield
     connection.cursor_factory = plain
+
+
+def look(url: str, statement: str) -> list[tuple]:
+    """Run one statement beside whatever else runs, and return its rows."""
+    with contextlib.closing(Place(url).look(to_write=True)) as database:
+        cursor = database.run(statement)
+        return cursor.fetchall() if cursor.description else []
 
 
 def refuse(database, table: str, when: str, condition: str) -> Callable[[], None]:

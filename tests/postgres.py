@@ -11,14 +11,16 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from random import SystemRandom
 
 import psycopg
-from brokers import free_port, wait_until
+from brokers import wait_until
 
 from central.database import Place
 from central.migrations import migrate
@@ -50,13 +52,19 @@ def binaries() -> Path:
 class Postgres:
     """A server that can be stopped, killed and started again over the same folder."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.folder, self.port, self.settings = folder, free_port(), SERVER | settings
+    def __init__(self, folder: Path, *, copy_of: Postgres | None = None, **settings: str) -> None:
+        """Make a new cluster in the folder, or a standby of another one."""
+        self.folder, self.port, self.settings = folder, _quiet_port(), SERVER | settings
         self.process: subprocess.Popen | None = None
         self._names = count(1)
+        self._own(folder)
+        if copy_of:
+            where = ["-h", str(copy_of.folder), "-p", str(copy_of.port), "-U", USER]
+            self._run("pg_basebackup", "-D", str(self.data), "-R", "-X", "stream", "-c", "fast", "-N", *where)
+            return
         secret = folder / "password"
         secret.write_text(PASSWORD, "utf-8")
-        self._own(folder, secret)
+        self._own(secret)
         words = ["--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         self._run("initdb", "-D", str(self.data), "-U", USER, f"--pwfile={secret}", "--wal-segsize=4", *words)
 
@@ -156,14 +164,22 @@ class Postgres:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
+def _quiet_port() -> int:
+    """Return a free port below those that the system gives to whoever connects: it is used again after each restart."""
+    while True:
+        port = SystemRandom().randrange(12_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 @contextlib.contextmanager
-def running(**settings: str) -> Iterator[Postgres]:
-    """Run a server until the end of the block, and leave nothing of it."""
+def running(*, copy_of: Postgres | None = None, **settings: str) -> Iterator[Postgres]:
+    """Run a server, or a standby, until the end of the block, and leave nothing of it."""
     has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
     folder = Path(tempfile.mkdtemp(prefix="tillstream-pg-", dir=MEMORY if has_room else "/tmp"))
     server = None
     try:
-        server = Postgres(folder, **settings)
+        server = Postgres(folder, copy_of=copy_of, **settings)
         server.start()
         yield server
     finally:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from databases import look
 from factories import a_sale, an_upload
 
 from central.batch import NewStream, Parcel
+from central.database import Place
 from central.store import Store
 from tillstream import COMMANDS, main
 from wire import codec
@@ -26,9 +27,9 @@ def run(*arguments, given=None, **environment):
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(central_url):
     """Return a central database with one good document, one in quarantine, and a till."""
-    path = str(tmp_path / "central.db")
+    path = central_url
     store = Store(path, lambda: "central")
     upload = an_upload([a_sale("good"), b'{"document_id":"bad"}'])
     store.open_streams([NewStream("till-1", upload.header.stream, ())], {}, 0)
@@ -74,31 +75,39 @@ def test_central_shows_what_it_has_as_json(database):
 @pytest.mark.parametrize(
     ("broken", "what_to_do"),
     [
-        (lambda path: _run_sql(path, "DELETE FROM migration WHERE number > 2"), "restart `tillstream central run`"),
-        (lambda path: _run_sql(path, "INSERT INTO migration VALUES (999)"), "upgrade this program"),
-        (lambda path: Path(path).write_bytes(b"no database at all" * 100), "not a database"),
-        (lambda path: Path(path).write_bytes(b""), "no such table"),
+        ("DELETE FROM migration WHERE number > 2", "restart `tillstream central run`"),
+        ("INSERT INTO migration VALUES (999)", "upgrade this program"),
+        ("DROP TABLE migration", "cannot be read as central's database"),
     ],
-    ids=["older", "newer", "another file", "empty"],
+    ids=["older", "newer", "another's"],
 )
 def test_a_database_that_this_version_cannot_read_is_said_with_what_to_do(database, broken, what_to_do, command):
     """After an upgrade the worker migrates it, at its next start; nothing else does."""
-    broken(database)
+    look(database, broken)
     told = run("central", "--database", database, *command)
 
     assert (told.exit_code, what_to_do in told.output) == (1, True), told.output
 
 
-def _run_sql(path, statement):
-    with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute(statement)
+@pytest.mark.parametrize("central_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("content", "what_to_do"), [(b"no database at all" * 100, "not a database"), (b"", "no such table")]
+)
+def test_a_file_that_is_no_database_is_said(database, content, what_to_do):
+    """Another file, and an empty one."""
+    Path(database).write_bytes(content)
+    told = run("central", "--database", database, "tills")
+
+    assert (told.exit_code, what_to_do in told.output) == (1, True), told.output
 
 
 def test_a_database_that_is_locked_is_said(database, monkeypatch):
     """A change that finds no turn leaves nothing behind, and says so."""
     monkeypatch.setattr("central.database.BUSY_MS", 1)
-    with contextlib.closing(sqlite3.connect(database)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setenv("TILLSTREAM_DATABASE_LOCK_TIMEOUT_S", "0.1")
+    with contextlib.closing(Place(database).look(to_write=True)) as other, other.alone():
+        if other.kind == "postgresql":
+            other.run("LOCK TABLE task")
         told = run("central", "--database", database, "request", "till-1")
 
     assert (told.exit_code, "try again" in told.output) == (1, True), told.output
@@ -126,7 +135,7 @@ def test_strange_arguments_are_told_or_find_nothing(database, arguments, code):
 
 def test_what_tills_name_never_commands_a_terminal(database):
     """Escape sequences and line breaks of a document's id are shown, not obeyed; JSON escapes them itself."""
-    _run_sql(database, "UPDATE quarantine SET document_id = 'a' || char(27) || '[2J' || char(10) || 'b'")
+    look(database, "UPDATE quarantine SET document_id = 'a\x1b[2J\nb'")
     told = run("central", "--database", database, "quarantine")
 
     assert "\x1b" not in told.output

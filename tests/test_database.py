@@ -98,7 +98,7 @@ def test_the_password_comes_from_a_file_and_stands_nowhere_else(postgres, url, t
     environment = {"TILLSTREAM_DATABASE_PASSWORD_FILE": str(file)}
     for command in ("status", "run"):
         told = CliRunner(env=environment).invoke(central, ["--database", tcp, command])
-        assert told.exit_code == 1
+        assert told.exit_code == 7
         assert "password authentication failed" in told.output
         assert "canary" not in told.output
 
@@ -108,7 +108,7 @@ def test_a_server_that_is_not_there_is_told_at_once(postgres, url):
     nowhere = url.replace(str(postgres.folder), "/nowhere")
     for command in ("status", "run"):
         told = CliRunner().invoke(central, ["--database", nowhere, command])
-        assert (told.exit_code, "connection to server on socket" in told.output) == (1, True), told.output
+        assert (told.exit_code, "connection to server on socket" in told.output) == (7, True), told.output
         assert "Traceback" not in told.output
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from random import Random
 
 import pytest
+from databases import listening
 from factories import (
     NOW_MS,
     a_document,
@@ -41,16 +42,17 @@ CLOSED_MS, NOON_MS, NEXT_NOON_MS = END_MS - 3_600_000, END_MS - 12 * 3_600_000, 
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(central_url):
     """Return central's database in a file, with the models bound to it."""
-    made = a_store(tmp_path / "central.db")
+    made = a_store(central_url)
     with made.database.bind_ctx(MODELS):
         yield made
     made.close()
 
 
 def run(store, statement, *values):
-    return store.database.execute_sql(statement, values).fetchall()
+    cursor = store.database.run(statement, values)
+    return cursor.fetchall() if cursor.description else []
 
 
 class Till:
@@ -120,8 +122,8 @@ def test_one_lost_document_makes_the_day_partial_with_exactly_its_number(store):
     """Row 118 is deleted: 118 is missing, nothing else; it is put back: the day is complete."""
     Till(store).shift(130).verify()
     assert (look().state, look().missing_count) == ("complete", 0)
-    store.database.execute_sql("CREATE TABLE aside AS SELECT * FROM document WHERE sequence = 118")
-    store.database.execute_sql("DELETE FROM document WHERE sequence = 118")
+    store.database.run("CREATE TABLE aside AS SELECT * FROM document WHERE sequence = 118")
+    store.database.run("DELETE FROM document WHERE sequence = 118")
 
     found = look()
     assert found.state == "partial"
@@ -130,7 +132,7 @@ def test_one_lost_document_makes_the_day_partial_with_exactly_its_number(store):
     assert found.missing_count == 1
     assert "tillstream central request --day 2026-03-01 --store 042" in found.tills[0].next_steps[0]
 
-    store.database.execute_sql("INSERT INTO document SELECT * FROM aside")
+    store.database.run("INSERT INTO document SELECT * FROM aside")
     assert look().state == "complete"
 
 
@@ -141,7 +143,7 @@ def test_a_day_that_was_lost_as_a_whole_is_not_complete_where_its_stream_begins(
         till.shift(2, day, number)
     till.verify(END_MS)
     assert look().state == "complete"
-    store.database.execute_sql("DELETE FROM document WHERE business_day = ?", (DAY,))
+    store.database.run("DELETE FROM document WHERE business_day = ?", (DAY,))
 
     assert (look().state, missing_of(look())) == ("partial", [("sequence", 1, 4)])
 
@@ -151,7 +153,7 @@ def test_a_day_that_was_lost_in_one_stream_is_missing_although_another_has_docum
     before = Till(store).shift(2, "2026-02-28", 1).shift(2, DAY, 2)
     after = Till(store, stream=a_stream(2)).shift(2, DAY, 3).verify()
     assert look().state == "complete"
-    store.database.execute_sql("DELETE FROM document WHERE stream = ? AND sequence > 4", (before.stream,))
+    store.database.run("DELETE FROM document WHERE stream = ? AND sequence > 4", (before.stream,))
 
     assert len(after.sent) == 4
     assert missing_of(look()) == [("sequence", 5, 8)]
@@ -174,8 +176,8 @@ def test_no_day_with_a_lost_document_is_complete_and_every_day_without_one_is(st
             till.close(day_after(day, 1) if crosses else day, number)
         till.verify(NEXT_NOON_MS + 86_400_000)
     now_ms = NEXT_NOON_MS + 2 * 86_400_000
-    store.database.execute_sql("UPDATE till SET first_seen_ms = first_seen_ms - 86400000")
-    store.database.execute_sql(
+    store.database.run("UPDATE till SET first_seen_ms = first_seen_ms - 86400000")
+    store.database.run(
         "UPDATE watermark SET opened_at_ms = opened_at_ms - 86400000, moved_at_ms = moved_at_ms + 86400000"
     )
     assert {look(day, now_ms=now_ms).state for day in every_day} == {"complete"}
@@ -183,7 +185,7 @@ def test_no_day_with_a_lost_document_is_complete_and_every_day_without_one_is(st
     whole = rng.choice(documents)[1:]
     lost = [one for one in documents if (one[1:] == whole if seed % 2 else rng.random() < 0.1)]
     for number, _, _ in lost:
-        store.database.execute_sql("DELETE FROM document WHERE id = ?", (number,))
+        store.database.run("DELETE FROM document WHERE id = ?", (number,))
 
     for day in {day for _, _, day in lost}:
         assert look(day, now_ms=now_ms).state == "partial"
@@ -197,7 +199,7 @@ def test_no_day_with_a_lost_document_is_complete_and_every_day_without_one_is(st
 def test_a_hole_is_found_at_the_edges_of_a_day_too(store, lost, missing):
     """Below the first number there is the stream's beginning, above the last one the watermark."""
     Till(store).shift(3).verify()
-    store.database.execute_sql("DELETE FROM document WHERE sequence BETWEEN ? AND ?", lost)
+    store.database.run("DELETE FROM document WHERE sequence BETWEEN ? AND ?", lost)
 
     assert ("sequence", *missing) in missing_of(look())
 
@@ -208,7 +210,7 @@ def test_a_hole_between_two_days_is_missing_on_both_and_on_no_other(store):
     for number, day in enumerate(("2026-02-27", "2026-02-28", DAY), 1):
         till.shift(2, day, number)
     till.verify(END_MS)
-    store.database.execute_sql("DELETE FROM document WHERE sequence IN (8, 9)")
+    store.database.run("DELETE FROM document WHERE sequence IN (8, 9)")
 
     assert [look(day).state for day in ("2026-02-27", "2026-02-28", DAY)] == ["complete", "partial", "partial"]
     assert ("sequence", 8, 9) in missing_of(look("2026-02-28"))
@@ -221,8 +223,8 @@ def test_a_day_that_was_lost_as_a_whole_is_not_a_day_without_sales(store):
     for number, day in enumerate(("2026-02-28", DAY, "2026-03-02"), 1):
         till.shift(2, day, number)
     till.verify(END_MS + 1)
-    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
-    store.database.execute_sql("DELETE FROM document WHERE business_day = ?", (DAY,))
+    store.database.run("UPDATE till SET store_id = ?", (STORE,))
+    store.database.run("DELETE FROM document WHERE business_day = ?", (DAY,))
 
     found = look()
     assert (found.state, missing_of(found)) == ("partial", [("sequence", 5, 8)])
@@ -239,7 +241,7 @@ def test_a_hole_of_another_day_does_not_touch_a_day_with_a_late_document(store):
     till.send(late)
     till.verify(END_MS)
     assert look().state == "complete"
-    store.database.execute_sql("DELETE FROM document WHERE sequence = 5")
+    store.database.run("DELETE FROM document WHERE sequence = 5")
 
     assert look().state == "complete"
     assert missing_of(look("2026-03-02")) == [("sequence", 5, 5), ("receipt_number", 2, 2)]
@@ -315,7 +317,7 @@ def test_an_id_that_was_used_for_two_documents_is_listed_for_good(store):
 def test_a_till_of_which_everything_is_in_quarantine_is_not_a_till_without_sales(store):
     """Its stream holds no document at all: the days since it was opened are partial."""
     till = Till(store)
-    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
+    store.database.run("UPDATE till SET store_id = ?", (STORE,))
     till.send(b'{"document_id":"bad"}')
     till.verify(END_MS)
 
@@ -326,13 +328,13 @@ def test_an_open_gap_makes_the_days_it_may_be_of_partial_until_a_person_closes_i
     """A restored image cannot send what was rung for: that day, and not the ones before."""
     till = Till(store)
     till.shift(2, "2026-02-28", 1).shift(2, DAY, 2).verify()
-    rung = Heard(till.stream, "boot", 11, b"x" * 16, after=8)
+    rung = Heard(till.stream, "boot", 11, b"x" * 16, after=8, agreed=digest_of(till.sent[:8]))
     store.open_streams([NewStream("till-1", a_stream(2), ())], {"till-1": (rung,)}, CLOSED_MS)
     store.note(CLOSED_MS, verified=[("till-1", a_stream(2))])
 
     assert (look().state, missing_of(look())) == ("partial", [("gap", 9, 11)])
     assert look("2026-02-28").state == "complete"
-    store.database.execute_sql("UPDATE gap SET closed_at_ms = 1")
+    store.database.run("UPDATE gap SET closed_at_ms = 1")
     assert look().state == "complete"
 
 
@@ -431,7 +433,7 @@ def test_a_file_proves_a_day_only_as_far_as_it_reaches(store):
         made = a_document(kind, kind, **head, **({"shift": book.summary()} if kind == "shift_close" else {}))
         book.add(made)
         outbox.append(kind, as_json(made), NOON_MS)
-    store.database.execute_sql("INSERT INTO till SELECT 'till-1', ?, 1, 0, 1, -1, NULL, '{}', NULL, NULL, ''", (STORE,))
+    store.database.run("INSERT INTO till SELECT 'till-1', ?, true, 0, true, -1, NULL, '{}', NULL, NULL, ''", (STORE,))
     carry(outbox, store, NOON_MS, END_MS + 60_000)
 
     assert look("2026-02-28").state == "complete"
@@ -469,7 +471,7 @@ def test_a_silent_till_of_the_store_keeps_its_day_open_until_it_is_parked_or_rin
     """Nothing heard is not nothing sold."""
     Till(store).shift().verify()
     silent = Till(store, "till-2")
-    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
+    store.database.run("UPDATE till SET store_id = ?", (STORE,))
     assert [("till-2", "open"), ("till-1", "complete")] == [(one.till_id, one.state) for one in look().tills]
 
     silent.verify(END_MS)
@@ -513,7 +515,7 @@ def test_documents_that_name_no_store_are_of_the_store_their_till_shows(store):
     assert (look(store_id="").tills[0].documents, look().tills) == (5, ())
     assert days.stores_on(DAY) == [""]
 
-    store.database.execute_sql("UPDATE till SET store_id = ?", (STORE,))
+    store.database.run("UPDATE till SET store_id = ?", (STORE,))
     assert (look(store_id="").tills, look().tills[0].documents) == ((), 5)
     assert days.stores_on(DAY) == [STORE]
 
@@ -588,7 +590,7 @@ def test_a_gap_that_is_found_later_opens_the_day_before_it(store):
     till.verify()
     assert notes(store, looks=looks) == [(DAY, "day_complete")]
 
-    rung = Heard(till.stream, "boot", 9, b"x" * 16, after=3)
+    rung = Heard(till.stream, "boot", 9, b"x" * 16, after=3, agreed=digest_of(till.sent[:3]))
     store.open_streams([NewStream("till-1", a_stream(2), ())], {"till-1": (rung,)}, NEXT_NOON_MS)
     assert notes(store, looks=looks) == [(DAY, "day_reopened")]
 
@@ -657,7 +659,7 @@ def test_a_random_day_is_complete_and_without_any_one_document_it_names_it(store
     assert look(day, now_ms=now_ms).state == "complete"
     for number in range(1, closed + 1):
         with store.database.atomic() as lost:
-            store.database.execute_sql("DELETE FROM document WHERE sequence = ?", (number,))
+            store.database.run("DELETE FROM document WHERE sequence = ?", (number,))
             found = look(day, now_ms=now_ms)
             assert found.state == "partial", number
             assert ("sequence", number, number) in missing_of(found)
@@ -672,16 +674,15 @@ def test_a_day_costs_a_few_statements_a_till_whatever_it_sold(store):
         for number in range(first, first + 20):
             day, _ = a_generated_day(store, number, f"till-{number}", documents, a_stream(number + 1))
         seen = []
-        store.database.connection().set_trace_callback(seen.append)
-        found = look(day, now_ms=NOW_MS + 5 * 86_400_000)
-        store.database.connection().set_trace_callback(None)
+        with listening(store.database, seen.append):
+            found = look(day, now_ms=NOW_MS + 5 * 86_400_000)
         assert {one.state for one in found.tills} == {"complete"}
         return len(seen), len(found.tills)
 
     few, _ = statements(10, 0)
-    store.database.execute_sql("DELETE FROM document")
-    store.database.execute_sql("DELETE FROM till")
-    store.database.execute_sql("DELETE FROM watermark")
+    store.database.run("DELETE FROM document")
+    store.database.run("DELETE FROM till")
+    store.database.run("DELETE FROM watermark")
     many, tills = statements(30, 100)
 
     assert (few, tills) == (many, 20)
@@ -693,7 +694,7 @@ def test_a_store_of_very_many_tills_is_not_looked_at_by_the_way(store, store_id,
     """A fleet that names no stores would be one day of ten thousand tills; asked for, it is worked out all the same."""
     for number in (1, 2):
         Till(store, f"till-{number}", a_stream(number)).shift(2).verify()
-    store.database.execute_sql("UPDATE till SET store_id = ?", (store_id,))
+    store.database.run("UPDATE till SET store_id = ?", (store_id,))
     monkeypatch.setattr("central.day_notes.STORE_TILLS_MOST", 1)
     notes = DayNotes(store.database)
     assert notes.note_days(NEXT_NOON_MS, 9) == notes.note_days(NEXT_NOON_MS, 9) == []

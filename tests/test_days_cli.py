@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import sqlite3
 
 import pytest
 from click.testing import CliRunner
+from databases import look
 from factories import NOW_MS, a_document, a_parcel, a_receipt, a_store, a_stream, as_json
 
 from central import days_cli
@@ -33,16 +32,16 @@ def a_day(till, store_id=STORE, day=DAY):
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(central_url):
     """Return a database: two tills of store 042, one of 043; number 3 of till-2 is lost."""
-    path = tmp_path / "central.db"
+    path = central_url
     store = a_store(path)
     for number, store_id in ((1, STORE), (2, STORE), (3, "043")):
         till, stream = f"till-{number}", a_stream(number)
         store.open_streams([NewStream(till, stream, ())], {}, NOW_MS)
         store.ingest([a_parcel(a_day(till, store_id), till, stream=stream)], {}, NOW_MS)
         store.note(NOW_MS, verified=[(till, stream)])
-    store.database.execute_sql("DELETE FROM document WHERE till_id = 'till-2' AND sequence = 3")
+    store.database.run("DELETE FROM document WHERE till_id = 'till-2' AND sequence = 3")
     store.close()
     return str(path)
 
@@ -98,14 +97,14 @@ def test_days_exits_with_three_only_when_asked_to_and_a_day_needs_a_person(datab
     assert run(days_cli.days, "--exit-code", "--store", "043", database=database).exit_code == 0
 
 
-def test_a_day_that_is_not_over_needs_no_person(tmp_path):
+def test_a_day_that_is_not_over_needs_no_person(central_url):
     """It is open because it is still being sold; seven days are shown unless a range is given."""
-    store = a_store(tmp_path / "central.db")
+    store = a_store(central_url)
     store.open_streams([NewStream("till-1", a_stream(), ())], {}, NOW_MS)
     days = [f"2999-01-0{number}" for number in range(1, 10)]
     store.ingest([a_parcel([body for day in days for body in a_day("till-1", STORE, day)])], {}, NOW_MS)
     store.close()
-    path = str(tmp_path / "central.db")
+    path = central_url
 
     assert [row["business_day"] for row in rows(days_cli.days, database=path)] == days[:1:-1]
     assert {row["state"] for row in rows(days_cli.days, database=path)} == {"open"}
@@ -129,11 +128,11 @@ def test_a_bad_range_is_refused_with_what_would_be_right(database, arguments, co
     assert named in told.output
 
 
-def test_an_empty_database_has_no_days(tmp_path):
+def test_an_empty_database_has_no_days(tmp_path, central_url):
     """An empty list, exit code 0; with no database, the sentence that says what to start."""
-    a_store(tmp_path / "central.db").close()
+    a_store(central_url).close()
 
-    assert rows(days_cli.days, database=str(tmp_path / "central.db")) == []
+    assert rows(days_cli.days, database=central_url) == []
     told = run(days_cli.days, database=str(tmp_path / "none.db"))
     assert (told.exit_code, "tillstream central run" in told.output) == (1, True)
 
@@ -249,9 +248,8 @@ def test_a_parked_till_lets_the_day_close_but_hides_nothing_that_is_lost(databas
     (row,) = rows(days_cli.days, "--store", STORE, database=database)
     assert (row["state"], row["missing"]) == ("partial", 1)
 
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE watermark SET through = 2 WHERE till_id = 'till-2'")
-        connection.execute("DELETE FROM document WHERE till_id = 'till-2' AND sequence > 2")
+    look(database, "UPDATE watermark SET through = 2 WHERE till_id = 'till-2'")
+    look(database, "DELETE FROM document WHERE till_id = 'till-2' AND sequence > 2")
     (row,) = rows(days_cli.days, "--store", STORE, database=database)
     assert (row["state"], row["tills"], row["tills_not_expected"]) == ("complete", 1, 1)
     told = run(days_cli.explain, DAY, STORE, database=database).output
@@ -277,9 +275,9 @@ def test_a_till_that_never_connected_cannot_be_decided_about(database, command):
     assert audit(database) == []
 
 
-def test_approving_a_till_is_audited_once(tmp_path):
+def test_approving_a_till_is_audited_once(central_url):
     """Central asks it from then on."""
-    path = str(tmp_path / "central.db")
+    path = central_url
     store = a_store(path, approve_tills=True)
     store.open_streams([NewStream("till-1", a_stream(), ())], {}, NOW_MS)
     first, second = (run(days_cli.approve, "till-1", database=path) for _ in range(2))

@@ -19,12 +19,12 @@ BAD = b'{"document_id":"bad"}'
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(central_url):
     """Return a database with a gap and a document in quarantine, both of one day of store 042."""
-    made = a_store(tmp_path / "central.db")
+    made = a_store(central_url)
     made.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
     made.ingest([a_parcel([a_sale("d1", store_id="042"), BAD, a_sale("d3", store_id="042")])], {}, NOW_MS)
-    made.database.execute_sql(
+    made.database.run(
         "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, 2, 2, 'lost', ?, '')",
         (TILL, a_stream(), NOW_MS),
     )
@@ -67,11 +67,11 @@ def test_what_came_again_and_was_accepted_is_settled_everywhere(store, tmp_path)
     assert late.late(NOW_MS)[TILL].code != "quarantined"
 
 
-def test_the_bytes_of_a_quarantined_document_can_be_looked_at(store, tmp_path):
+def test_the_bytes_of_a_quarantined_document_can_be_looked_at(store, central_url):
     """They are what the POS handed over; a number that is not there is told."""
 
     def run(*arguments):
-        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
+        return CliRunner().invoke(central, ["--database", central_url, *arguments])
 
     assert run("quarantine", "show", "1").stdout_bytes == BAD
     assert run("quarantine", "show", "9").exit_code == 1
@@ -88,11 +88,11 @@ def test_a_decision_needs_a_note_and_something_to_decide(store, number, note, sa
     assert Audit.select().count() == 0
 
 
-def test_the_commands_say_what_they_did_and_the_lists_what_is_left(store, tmp_path):
+def test_the_commands_say_what_they_did_and_the_lists_what_is_left(store, central_url):
     """`gaps` and `quarantine` list what is open; what was decided is shown on demand."""
 
     def run(*arguments):
-        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), *arguments])
+        return CliRunner().invoke(central, ["--database", central_url, *arguments])
 
     assert run("gaps", "close", "1", "--note", "why").output == "gap 1 is closed\n"
     assert "closed before" in run("gaps", "close", "1", "--note", "why").output
@@ -101,12 +101,12 @@ def test_the_commands_say_what_they_did_and_the_lists_what_is_left(store, tmp_pa
     assert '"code": "bad_schema"' in run("quarantine", "--all", "--json").output
 
 
-def test_tills_tell_why_they_are_late_in_the_language_of_the_reader(store, tmp_path, monkeypatch):
+def test_tills_tell_why_they_are_late_in_the_language_of_the_reader(store, central_url, monkeypatch):
     """The code is the same in both languages; the next step is shown for one till."""
 
     def run(language):
         monkeypatch.setenv("TILLSTREAM_LANGUAGE", language)
-        return CliRunner().invoke(central, ["--database", str(tmp_path / "central.db"), "tills", "--till", TILL]).output
+        return CliRunner().invoke(central, ["--database", central_url, "tills", "--till", TILL]).output
 
     russian, english = run("ru"), run("en")
     assert late.late(NOW_MS)[TILL].code in russian

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from databases import refuse
 from factories import NOW_MS, TILL, a_document, a_parcel, a_receipt, a_sale, a_store, a_stream, as_json
 
 from central import days, quarantine
@@ -41,9 +42,9 @@ BODIES = [a_sale("d1", store_id="042"), UPGRADED[0], BAD, UPGRADED[1], a_sale("d
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(central_url):
     """Return where central's database stands."""
-    return tmp_path / "central.db"
+    return central_url
 
 
 @pytest.fixture
@@ -159,12 +160,10 @@ def test_the_very_same_document_that_came_again_is_held_and_no_hole(store, path)
 
 def test_what_the_database_still_refuses_stays_where_it_is(store, path, monkeypatch):
     """The judge has no objection and the database has: unstorable, told, and the others are stored."""
-    store.database.execute_sql(
-        "CREATE TRIGGER no BEFORE INSERT ON document WHEN new.document_id = 'u1' BEGIN SELECT RAISE(ABORT, 'no'); END"
-    )
+    refuse(store.database, "document", "INSERT", "new.document_id = 'u1'")
     done = run(path, "retry")
 
-    assert (done.exit_code, "3: unstorable: no" in done.stdout) == (3, True)
+    assert (done.exit_code, "3: unstorable: refused by a rule" in done.stdout) == (3, True)
     assert {row.document_id for row in Document.select()} == {"d1", "d5", "u0", "u2"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from databases import listening
 from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales
 
 from central import late
@@ -99,9 +100,9 @@ def test_the_limits_of_the_fleet_count():
 
 
 @pytest.fixture
-def store():
+def store(central_url):
     """Return an empty central database in memory."""
-    made = a_store()
+    made = a_store(central_url)
     yield made
     made.close()
 
@@ -114,7 +115,7 @@ def shown(store, till, *, online=True, at_ms=NOW_MS, **fields):
     """Have a till show itself."""
     presence = encode(said(TillPresence, online=online, connection=1, boot_id="b", **fields)).decode()
     statement = "UPDATE till SET is_online = ?, presence_at_ms = ?, presence = ? WHERE till_id = ?"
-    store.database.execute_sql(statement, (online, at_ms, presence, till))
+    store.database.run(statement, (online, at_ms, presence, till))
 
 
 def facts_of(store, denied=()):
@@ -174,7 +175,7 @@ def test_what_the_till_says_of_itself_reaches_its_reason(store):
     shown(store, "a", troubles={"intake_failing": 11}, disk_free_bytes=2**30)
     shown(store, "b", settings_error="revision 4: unknown command")
     shown(store, "c")
-    store.database.execute_sql("""UPDATE till SET presence = '{"v":1,"online":7}' WHERE till_id = 'c'""")
+    store.database.run("""UPDATE till SET presence = '{"v":1,"online":7}' WHERE till_id = 'c'""")
 
     assert reasons_of(store) == {
         "a": Reason("intake_failing", 11),
@@ -187,7 +188,7 @@ def test_quarantine_gaps_parking_and_clocks_are_counted_for_each_till(store):
     """Closed gaps no longer count; a range asked for once more is not what a till is late with."""
     opened(store, "bad", "holes", "parked")
     store.ingest([a_parcel([b'{"document_id":"x"}', b'{"document_id":"y"}'], till="bad")], {}, NOW_MS - S)
-    run = store.database.execute_sql
+    run = store.database.run
     columns = "till_id, stream, first, last, found_at_ms, closed_at_ms, reason, note"
     gap = f"INSERT INTO gap ({columns}) VALUES ('holes', 's', ?, ?, ?, ?, 'rung for', '')"
     for row in ((3, 5, 70, None), (9, 9, 60, None), (20, 90, 1, 2)):
@@ -211,9 +212,8 @@ def test_the_number_of_statements_does_not_grow_with_the_fleet(store):
         opened(store, *(f"till-{number}" for number in range(tills)))
         store.note(NOW_MS, heads=[(f"till-{number}", head(2)) for number in range(tills)])
         seen = []
-        store.database.connection().set_trace_callback(seen.append)
-        assert len(facts_of(store)) == tills
-        store.database.connection().set_trace_callback(None)
+        with listening(store.database, seen.append):
+            assert len(facts_of(store)) == tills
         counted.append(len(seen))
 
     assert counted == [6, 6]

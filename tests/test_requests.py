@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from databases import listening
 from factories import NOW_MS, TILL, a_document, a_parcel, a_sale, a_store, a_stream, as_json, some_sales
 
 from central import requests
@@ -18,14 +19,14 @@ DAY_1, DAY_2 = "2026-03-01", "2026-03-02"
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(central_url):
     """Return a database: till-1 of store 042 closed numbers 1..6 on the first day and 7..9 on the second."""
-    made = a_store(tmp_path / "central.db")
+    made = a_store(central_url)
     bodies = [a_sale(f"d{number}", store_id="042", shift_number=1, business_day=DAY_1) for number in range(1, 7)]
     bodies += [a_sale(f"d{number}", store_id="042", shift_number=2, business_day=DAY_2) for number in range(7, 10)]
     made.open_streams([NewStream(TILL, a_stream(), ()), NewStream("till-2", a_stream(2), ())], {}, NOW_MS)
     made.ingest([a_parcel(bodies)], {}, NOW_MS)
-    made.database.execute_sql("UPDATE till SET store_id = '042' WHERE till_id = ?", (TILL,))
+    made.database.run("UPDATE till SET store_id = '042' WHERE till_id = ?", (TILL,))
     with made.database.bind_ctx(MODELS):
         yield made
     made.close()
@@ -64,14 +65,14 @@ def test_a_range_that_central_never_had_is_refused_with_what_there_is(store, fir
 def test_a_day_is_its_numbers_and_the_holes_beside_them(store):
     """A number that is gone has no day; next to the day's numbers it may belong to it."""
     assert plan(store="042", day=DAY_1) == span(0, 6)
-    store.database.execute_sql("DELETE FROM document WHERE sequence IN (6, 7)")
+    store.database.run("DELETE FROM document WHERE sequence IN (6, 7)")
     assert plan(store="042", day=DAY_1) == span(0, 7)
     assert plan(till=TILL, day=DAY_2) == span(5, 9)
 
 
 def test_the_last_numbers_of_a_day_may_be_gone_up_to_the_watermark(store):
     """What is missing at the end is asked for, too."""
-    store.database.execute_sql("DELETE FROM document WHERE sequence > 7")
+    store.database.run("DELETE FROM document WHERE sequence > 7")
     assert plan(till=TILL, day=DAY_2) == span(6, 9)
 
 
@@ -125,7 +126,7 @@ def test_a_wish_is_made_once_while_one_that_covers_it_is_open(store):
 
 def test_a_day_that_was_lost_as_a_whole_is_asked_for_by_its_neighbours(store):
     """None of its documents is left to say where it was: it is what lies between the days before and behind it."""
-    store.database.execute_sql("DELETE FROM document WHERE business_day = ?", (DAY_1,))
+    store.database.run("DELETE FROM document WHERE business_day = ?", (DAY_1,))
     assert plan(till=TILL, day=DAY_1) == span(0, 6)
     assert plan(till=TILL, day="2026-03-03") == [Wish(TILL)]
     assert plan(day=DAY_1) == [*span(0, 6), Wish("till-2")]
@@ -145,17 +146,19 @@ def test_a_shift_number_that_comes_again_means_its_newest_shift(store):
 def test_asking_the_whole_fleet_takes_few_statements(store):
     """Ten thousand tills: planned at once, and left in a transaction that is short; asked again, nothing is added."""
     with store.database.atomic():
-        store.database.execute_sql(
+        store.database.run(
             "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 309)"
-            " INSERT INTO till SELECT 'many-' || i, '', 1, 0, 1, -1, NULL, '{}', NULL, NULL, '' FROM n"
+            " INSERT INTO till SELECT 'many-' || i, '', true, 0, true, -1, NULL, '{}', NULL, NULL, '' FROM n"
         )
-        store.database.execute_sql("INSERT INTO watermark SELECT NULL, till_id, 's', 9, '', 0, 0, 0, NULL FROM till")
+        store.database.run(
+            "INSERT INTO watermark (till_id, stream, through, digest, opened_at_ms)"
+            " SELECT till_id, 's', 9, '', 0 FROM till"
+        )
     statements = []
-    store.database.connection().set_trace_callback(statements.append)
-    for scope in (Scope(everything=True), Scope(day=DAY_1)):
-        wish(scope, NOW_MS, "")
-        assert wish(scope, NOW_MS, "") == wish(scope, NOW_MS, "")
-    store.database.connection().set_trace_callback(None)
+    with listening(store.database, statements.append):
+        for scope in (Scope(everything=True), Scope(day=DAY_1)):
+            wish(scope, NOW_MS, "")
+            assert wish(scope, NOW_MS, "") == wish(scope, NOW_MS, "")
 
     assert Task.select().count() == 302
     assert len([one for one in statements if "FROM document" not in one]) < 60
@@ -183,17 +186,17 @@ def test_a_till_may_have_any_name(store):
         ([TILL, "--range", "3"], 0, "1 tasks"),
     ],
 )
-def test_what_people_type_is_answered_with_what_to_do(store, tmp_path, arguments, code, said):
+def test_what_people_type_is_answered_with_what_to_do(store, central_url, arguments, code, said):
     """Usage errors are 2, what cannot be asked is 1, and each text says what would be right."""
-    path = str(tmp_path / "central.db")
+    path = central_url
     done = CliRunner().invoke(central, ["--database", path, "request", *arguments])
 
     assert (done.exit_code, said in done.output) == (code, True), done.output
 
 
-def test_the_tasks_are_told_as_json(store, tmp_path):
+def test_the_tasks_are_told_as_json(store, central_url):
     """For scripts that wait for them."""
-    path = str(tmp_path / "central.db")
+    path = central_url
     done = CliRunner().invoke(central, ["--database", path, "request", TILL, "--json"])
 
     assert len(json.loads(done.output)["task_ids"]) == 1

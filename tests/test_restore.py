@@ -125,7 +125,7 @@ def test_restoring_again_is_safe_and_raises_the_incarnation_again(path, copy):
 
 def test_a_restore_can_be_taken_back(path, copy):
     """What was kept is whole, and can be put back like a backup: nothing that was there is gone for good."""
-    kept = restore(path, copy, "", NOW_MS, silent).replaced
+    kept = Path(restore(path, copy, "", NOW_MS, silent).replaced)
     restore(path, kept, "by mistake", NOW_MS + 1, silent)
 
     assert facts(path)[1:] == (3, 1, 6)
@@ -147,7 +147,7 @@ def test_a_database_that_was_killed_is_put_aside_with_what_its_log_held(path, co
     assert facts(done.replaced)[3] == 6
     with closing(sqlite3.connect(done.replaced)) as database:
         assert database.execute("SELECT count(*) FROM quarantine").fetchone() == (1,)
-    assert files(killed / "central.db") == ["central.db", "central.db.lock", done.replaced.name]
+    assert files(killed / "central.db") == ["central.db", "central.db.lock", Path(done.replaced).name]
 
 
 @pytest.mark.parametrize("there", ["nothing", "log only", "damaged"])

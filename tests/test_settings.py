@@ -27,9 +27,9 @@ SLOW = Body(limits=TillLimits(ring_again_s=300))
 
 
 @pytest.fixture
-def store():
+def store(central_url):
     """Return central's database with two tills."""
-    made = a_store()
+    made = a_store(central_url)
     made.open_streams([NewStream(till, f"{till:0>22}", ()) for till in ("a", "b")], {}, NOW_MS)
     with made.database.bind_ctx(MODELS):
         yield made
@@ -134,9 +134,9 @@ def test_a_tag_needs_a_till_that_is_known(store):
         (["--fleet"], {"limits": {"ring_again_s": 30}}, []),
     ],
 )
-def test_settings_that_hide_others_or_are_for_nobody_yet_are_pointed_out(tmp_path, arguments, body, said):
+def test_settings_that_hide_others_or_are_for_nobody_yet_are_pointed_out(tmp_path, arguments, body, said, central_url):
     """They are set all the same: a till may be prepared before it connects."""
-    path = tmp_path / "central.db"
+    path = central_url
     made = a_store(path)
     made.open_streams([NewStream("a", f"{'a':0>22}", ())], {}, NOW_MS)
     made.close()
@@ -213,7 +213,7 @@ def test_a_till_for_which_nothing_is_set_any_more_is_given_back_to_itself(centra
 
 def test_an_approval_takes_effect_without_a_restart(store):
     """A till that waited for a person is asked for what it rang for."""
-    store.database.execute_sql("UPDATE till SET is_approved = 0 WHERE till_id = 'a'")
+    store.database.run("UPDATE till SET is_approved = false WHERE till_id = 'a'")
     central = Central(store)
     bell = codec.encode(a_bell(3, stream=f"{'a':0>22}"))
     central.shell.handle_all([Received(1, 1, topics.RECEIPT_CLOSED.of(till="a"), bell, False)], 0.0)
@@ -221,7 +221,7 @@ def test_an_approval_takes_effect_without_a_restart(store):
     request = topics.UPLOAD_REQUEST.of(till="a")
     assert central.link.payloads(request) == []
 
-    store.database.execute_sql("UPDATE till SET is_approved = 1")
+    store.database.run("UPDATE till SET is_approved = true")
     Audit.create(at_ms=NOW_MS, who="x", action="approve", object="till a")
     central.shell.tick(2.0)
     central.shell.tick(2.0)
@@ -233,8 +233,8 @@ def test_a_presence_that_the_broker_kept_says_nothing_of_the_clock(central, stor
     central.shows("a", 0.0, clock_ms=NOW_MS - 90_000, retained=True)
     central.shell.tick(1.0)
     row = "SELECT presence_at_ms, clock_skew_ms FROM till WHERE till_id = 'a'"
-    assert store.database.execute_sql(row).fetchall() == [(NOW_MS - 90_000, None)]
+    assert store.database.run(row).fetchall() == [(NOW_MS - 90_000, None)]
 
     central.shows("a", 2.0, clock_ms=NOW_MS + 5_000)
     central.shell.tick(3.0)
-    assert store.database.execute_sql(row).fetchall() == [(NOW_MS, 5_000)]
+    assert store.database.run(row).fetchall() == [(NOW_MS, 5_000)]

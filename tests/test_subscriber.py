@@ -36,7 +36,8 @@ class Central:
     def __init__(self, path=":memory:", **config):
         self.link, self.mids = RecordingLink(), count(1)
         self.store = a_store(path)
-        self.store.database.execute_sql("PRAGMA busy_timeout = 20")
+        if self.store.database.kind == "sqlite":
+            self.store.database.run("PRAGMA busy_timeout = 20")
         self.shell = Subscriber(CentralConfig(**config), self.store, self.link, Random(1), lambda: NOW_MS, 0.0)
 
     def received(self, topic, payload, *, retained=False):

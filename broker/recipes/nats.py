@@ -43,25 +43,27 @@ def parse_routes(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def files(plan: Plan, state_dir: str, cluster: Cluster | None) -> Files:
+def files(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> Files:
     """Return the whole configuration of one server; raises ValueError if it knows no till."""
     plan.require_till_ids()
     return {
-        "nats.conf": "\n".join(_server(plan, state_dir, cluster)) + "\n",
+        "nats.conf": "\n".join(_server(plan, state_dir, monitor, cluster)) + "\n",
         "users.conf": _users(plan),
         "nats.service": _unit(plan, state_dir),
         "nftables.conf": rules(plan),
-        "README.md": _readme(plan, state_dir, cluster),
+        "README.md": _readme(plan, state_dir, monitor, cluster),
     }
 
 
-def _server(plan: Plan, state_dir: str, cluster: Cluster | None) -> list[str]:
+def _server(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> list[str]:
     nodes = len(cluster.routes) if cluster else 1
     lines = [
         "# NATS for tillstream. README.md beside this file says what to do with it.",
         f"server_name: {_text(f'{cluster.name}-{cluster.node}' if cluster else 'tillstream')}",
         "# NATS's own protocol: nobody in users.conf may log in by it.",
         'listen: "127.0.0.1:-1"',
+        "# /healthz says whether this server is in step, /connz who is connected.",
+        f"http: {_text(monitor)}",
         f"max_connections: {plan.connections_max}",
         f"max_payload: {PACKET_LIMIT_BYTES}",
         'write_deadline: "10s"',
@@ -79,18 +81,18 @@ def _server(plan: Plan, state_dir: str, cluster: Cluster | None) -> list[str]:
         '  ack_wait: "30s"',
         f"  stream_replicas: {min(nodes, REPLICAS_MAX)}",
         "  consumer_memory_storage: true",
-        *_tls(plan, maps=plan.security == "mutual"),
+        *_tls(plan, asks=plan.security == "mutual"),
         "}",
     ]
     return lines + (_routes(plan, cluster) if cluster else [])
 
 
-def _tls(plan: Plan, *, maps: bool) -> list[str]:
+def _tls(plan: Plan, *, asks: bool) -> list[str]:
     if plan.security == "plain":
         return []
     own = [f"    cert_file: {_text(plan.file('server.crt'))}", f"    key_file: {_text(plan.file('server.key'))}"]
-    if maps:
-        own += [f"    ca_file: {_text(plan.file('ca.crt'))}", "    verify_and_map: true"]
+    if asks:
+        own += [f"    ca_file: {_text(plan.file('ca.crt'))}", "    verify: true"]
     return ["  tls {", *own, "  }"]
 
 
@@ -100,7 +102,7 @@ def _routes(plan: Plan, cluster: Cluster) -> list[str]:
     host, port = cluster.routes[cluster.node - 1]
     others = [route for number, route in enumerate(cluster.routes, 1) if number != cluster.node]
     urls = [_text(f"nats://{user}:{plan.token(user)}@{_bracketed(host)}:{port}") for host, port in others]
-    tls = [line.replace("  }", f"    ca_file: {_text(plan.file('ca.crt'))}\n  }}") for line in _tls(plan, maps=False)]
+    tls = [line.replace("  }", f"    ca_file: {_text(plan.file('ca.crt'))}\n  }}") for line in _tls(plan, asks=False)]
     return [
         "cluster {",
         f"  name: {_text(cluster.name)}",
@@ -119,21 +121,14 @@ def _users(plan: Plan) -> str:
 
 
 def _user(plan: Plan, who: Identity) -> dict[str, Any]:
-    """Return who may do what; by certificate the name is the whole subject, which has nothing but the CN."""
+    """Return who may do what, and its token."""
     rights: dict[str, list[str]] = {"write": [], "read": [DELIVERY]}
     for grant in grants():
         if grant.party == who.party:
             rights[grant.access].append(_subject(grant.pattern, who))
-    login = (
-        {"user": f"CN={who.user}"}
-        if plan.security == "mutual"
-        else {
-            "user": who.user,
-            "password": plan.token(who.user),
-        }
-    )
     return {
-        **login,
+        "user": who.user,
+        "password": plan.token(who.user),
         "permissions": {"publish": {"allow": rights["write"]}, "subscribe": {"allow": rights["read"]}},
         "allowed_connection_types": ["MQTT"],
     }
@@ -171,19 +166,21 @@ WantedBy=multi-user.target
 """
 
 
-def _readme(plan: Plan, state_dir: str, cluster: Cluster | None) -> str:
+def _readme(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> str:
     tls = {
         "plain": "",
         "tls": "Put `server.crt` and `server.key` into this folder, readable by the account below.\n\n",
-        "mutual": "Put `ca.crt`, `server.crt` and `server.key` into this folder. A client's certificate has a subject\n"
-        "of nothing but its CN, which is its name. NATS reads no CRL: a till is taken back by the deny list.\n\n",
+        "mutual": "Put `ca.crt`, `server.crt` and `server.key` into this folder. A client needs a certificate of this\n"
+        "authority and its token too: the token says who it is. NATS reads no CRL, the deny list denies.\n\n",
     }[plan.security]
     nodes = ""
     if cluster:
         nodes = f"""This is node {cluster.node} of {len(cluster.routes)} of the cluster `{cluster.name}`.
 Run the recipe on each node with its own `--node` and the same `--routes`; give tills and central all nodes in
 `broker_urls`. With TLS `server.crt` is shown to the other nodes too and checked with `ca.crt`: it needs both uses,
-server and client. While one node of three is away all goes on; with two away nothing does.
+server and client. While one node of three is away all goes on, after a pause; with two away nothing does. A node that
+was started again counts as away until it is in step: take the next one down only when
+`curl -f http://{monitor}/healthz` says so.
 
 """
     return f"""# NATS for tillstream

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+import peewee as pw
 from brokers import FLEET_KEY, ROOT, TILLS, servers, wait_until
 
+from central.database import Place
 from edge.automation import TillAutomation
 from edge.intake.http_socket import UnixConnection
 from fleet import ledger
@@ -48,6 +49,10 @@ class Program:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.kills += 1
+
+    def ask_to_stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
 
     def stop(self) -> int:
         if self.process is None:
@@ -84,7 +89,9 @@ class Till:
         )
         (self.folder / "spool").mkdir(parents=True)
         TillAutomation(self.folder / "state").change(lambda automation: with_per_receipt_upload(automation)[0])
-        self.agent = Program(station.folder / f"{till_id}.log", tillstream("edge", "run"), self.environment)
+        self.agent = Program(
+            station.folder / f"{till_id}.log", [*station.inside, *tillstream("edge", "run")], self.environment
+        )
         self.socket = self.folder / "run" / "edge.sock"
         hand_over = FirstThat(Socket(self.socket), SpoolFolder(self.folder / "spool"))
         books = station.folder / "books"
@@ -118,30 +125,39 @@ class Till:
 
 
 class Station:
-    """Broker, central and tills; the proof compares the POS's books with central's database."""
+    """Broker, central and tills, ``inside`` of another host if need be.
 
-    def __init__(self, folder: Path, kind: str, tills: int) -> None:
-        self.folder, self.kind, self.ports = folder, kind, []
-        self.database = folder / "central.db"
+    The proof compares the POS's books with central's database.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, tills: int, database: str = "", inside: tuple[str, ...] = (), **central: str
+    ) -> None:
+        """Put it up in a folder; without a database's URL, on SQLite. Further keys are central's."""
+        self.folder, self.kind, self.inside = folder, kind, inside
+        self.servers = servers(kind, folder / "broker")
+        self.database = database or folder / "central.db"
         (folder / "books").mkdir()
         catalogue = make_catalogue(Random(7))
         self.brokers = list(self._brokers())
         self.broker = self.brokers[0]
         self.central = Program(
             folder / "central.log",
-            tillstream("central", "run"),
-            self.environment("central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1"),
+            [*inside, *tillstream("central", "run")],
+            self.environment(
+                "central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1", **central
+            ),
         )
         self.tills = [Till(self, till_id, catalogue) for till_id in TILLS[:tills]]
 
     @property
     def port(self) -> int:
         """Return the port of the broker, of the first node of a cluster."""
-        return self.ports[0]
+        return self.servers[0].port
 
     @property
     def broker_urls(self) -> str:
-        return ",".join(f"mqtt://127.0.0.1:{port}" for port in self.ports)
+        return ",".join(f"mqtt://127.0.0.1:{server.port}" for server in self.servers)
 
     def environment(self, user: str, **keys: str) -> dict[str, str]:
         keys |= {
@@ -153,14 +169,14 @@ class Station:
 
     def _brokers(self) -> Iterator[Program]:
         """Yield the servers of this kind of broker: one, or the nodes of a cluster."""
-        for number, server in enumerate(servers(self.kind, self.folder / "broker"), 1):
-            self.ports.append(server.port)
-            yield Program(self.folder / f"broker-{number}.log", server.command, {})
+        for number, server in enumerate(self.servers, 1):
+            yield Program(self.folder / f"broker-{number}.log", [*self.inside, *server.command], {})
 
     def __enter__(self) -> Self:
         try:
             for program in (*self.brokers, self.central, *(till.agent for till in self.tills)):
                 program.start()
+            assert wait_until(lambda: self.query("SELECT count(*) FROM document")), self.central.log()
             for till in self.tills:
                 assert wait_until(till.is_open), till.agent.log()
         except BaseException:
@@ -169,24 +185,29 @@ class Station:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in (*(till.agent for till in self.tills), self.central, *self.brokers):
+        agents = [till.agent for till in self.tills]
+        for agent in agents:
+            agent.ask_to_stop()
+        for program in (*agents, self.central, *self.brokers):
             program.stop()
 
     def query(self, statement: str) -> list[tuple]:
-        if not self.database.exists():
+        place = Place(str(self.database))
+        if place.is_file and not place.path.exists():
             return []
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
+        with contextlib.closing(place.look(to_write=False)) as database:
             try:
-                return database.execute(statement).fetchall()
-            except sqlite3.OperationalError as problem:
-                if "no such table" in str(problem):
+                return database.run(statement).fetchall()
+            except (pw.OperationalError, pw.ProgrammingError) as problem:
+                if "no such table" in str(problem) or "does not exist" in str(problem):
                     return []
                 raise
 
     def stored(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Return count and money by till and type, as central's database has them."""
         rows = self.query(
-            "SELECT till_id, transaction_type, count(*), coalesce(sum(total_minor), 0) FROM document GROUP BY 1, 2"
+            "SELECT till_id, transaction_type, count(*), CAST(coalesce(sum(total_minor), 0) AS BIGINT)"
+            " FROM document GROUP BY 1, 2"
         )
         found: dict[str, dict[str, tuple[int, int]]] = {}
         for till, kind, count, total_minor in rows:

@@ -62,15 +62,15 @@ def acknowledge_before_commit(patch):
         if waiting and waiting[0] is self:
             real(self, *waiting.pop())
         waiting[:] = [self, (parcels, heard, at_ms)]
-        self._connection.execute("SAVEPOINT early")
+        self._run("SAVEPOINT early")
         try:
             marks, batch_ = self._marks({one.till for one in parcels}), Batch(at_ms)
             return [
                 batch_.take(one, marks.get((one.till, one.upload.header.stream)), (), store.judge) for one in parcels
             ]
         finally:
-            self._connection.execute("ROLLBACK TO early")
-            self._connection.execute("RELEASE early")
+            self._run("ROLLBACK TO early")
+            self._run("RELEASE early")
 
     patch.setattr(Store, "ingest", ingest)
 
@@ -196,8 +196,8 @@ def _as_if_stored(parcel):
 
 def conflict_overwrites(patch):
     """A second document with an id that was used takes the first one's place."""
-    patch.setattr(store, "_DOCUMENTS", store._DOCUMENTS.replace("INSERT", "INSERT OR REPLACE", 1).replace(
-        " ON CONFLICT DO NOTHING", ""))  # fmt: skip
+    statement = store._DOCUMENTS.each.replace("INSERT", "INSERT OR REPLACE", 1).replace(" ON CONFLICT DO NOTHING", "")
+    patch.setattr(store._DOCUMENTS, "each", statement)
 
 
 def conflict_is_dropped(patch):
@@ -235,7 +235,8 @@ def gap_begins_at_the_upload(patch):
 
     def pass_heads(self, parcel, digests, heads):
         after = parcel.upload.header.after
-        real(self, parcel, digests, [replace(head, after=max(after, head.after)) for head in heads])
+        later = [replace(head, after=after, agreed=digests[0]) if head.after < after else head for head in heads]
+        real(self, parcel, digests, later)
 
     patch.setattr(Batch, "_pass_heads", pass_heads)
 
@@ -248,10 +249,26 @@ def gap_begins_at_the_watermark(patch):
         moved = []
         for head in heads:
             mark = marks.get((new.till, head.stream))
-            moved.append(replace(head, after=max(mark.through, head.after)) if mark else head)
+            is_later = mark and mark.through > head.after
+            moved.append(replace(head, after=mark.through, agreed=mark.digest) if is_later else head)
         real(self, new, marks, [one for one in moved if one.after < one.newest], digest_at)
 
     patch.setattr(Batch, "take_over", take_over)
+
+
+def a_tills_belief_counts_as_proof(patch):
+    """What a till takes for stored counts as its history being held, though central may have gone back since."""
+    real = Heads.hear
+
+    def hear(self, till, state, head, mark, now):
+        real(self, till, state, replace(head, after=min(head.after, mark.through), agreed=head.digest), mark, now)
+
+    def gap_of(lost, _digest_at):
+        till, head, reason = lost
+        return till, head.stream, head.after + 1, head.newest, reason
+
+    patch.setattr(Heads, "hear", hear)
+    patch.setattr(store, "gap_of", gap_of)
 
 
 def only_the_last_doorbell_is_heard(patch):
@@ -473,6 +490,10 @@ ZOO = (
     Bug(heads_are_not_kept, {"images": 2, "new_disks": 1}),
     Bug(gap_begins_at_the_upload, {"images": 2}),
     Bug(gap_begins_at_the_watermark, {"images": 2, "clones": 1}),
+    Bug(
+        a_tills_belief_counts_as_proof,
+        {"clones": 2, "central_restores": 3, "new_disks": 2, "backs_up": False, "is_quick": True},
+    ),
     Bug(only_the_last_doorbell_is_heard, {"images": 2, "clones": 2, "slow_centrals": 2}),
     Bug(heads_below_the_watermark_are_not_kept, {"images": 2, "clones": 2}),
     Bug(a_gap_is_wider_than_its_stream, {"images": 2}),
