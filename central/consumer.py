@@ -95,7 +95,10 @@ def read(
     Waits ``wait_s`` seconds at most for transactions that may still bring something older than what is there; what they
     hold up comes the next time. Raises CursorError.
     """
-    (incarnation,) = database.run(_INCARNATION).fetchone()
+    row = database.run(_INCARNATION).fetchone()
+    if row is None:
+        raise CursorError("no central has used this database yet: start `tillstream central run`")
+    incarnation = row[0]
     begin = after or Cursor(incarnation, 0)
     newest = database.last_number("document")
     _check(begin, incarnation, newest)

@@ -16,6 +16,7 @@ from central.cli import central as central_command
 from central.consumer import Cursor, CursorError, Horizon
 from central.database import Place, UnsafeDatabaseError
 from central.day_notes import DayNotes
+from central.migrations import migrate
 from central.store import Store
 from wire.program import EXIT_FAILED, EXIT_USAGE
 
@@ -87,6 +88,14 @@ def test_what_is_no_cursor_is_refused(text):
     """The text says what to give instead."""
     with pytest.raises(CursorError, match="give the one that the last read returned"):
         Cursor.parse(text)
+
+
+def test_a_database_that_no_central_has_used_says_so(central_url):
+    """The schema may be there before any worker was."""
+    with closing(Place(str(central_url)).open()) as database:
+        migrate(database)
+    with pytest.raises(CursorError, match="start `tillstream central run`"):
+        read(central_url)
 
 
 def test_a_cursor_of_before_a_restore_is_refused(store, central_url):

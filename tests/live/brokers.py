@@ -30,7 +30,7 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 NATS = str(Path(sys.executable).with_name("nats-server"))
 TILLS = tuple(f"till-{number}" for number in range(1, 201))
 """Mosquitto and NATS have to know their users beforehand."""
-CENTRALS = ("central-1", "central-2")
+CENTRALS = tuple(f"central-{number}" for number in range(1, 5))
 START_S = 15.0
 PACKET_LIMIT_BYTES = 2 * 1024 * 1024
 
