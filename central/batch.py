@@ -57,7 +57,9 @@ class BackedUp:
 class Heard:
     """The head of a doorbell that is ahead of the watermark; ``written`` says that the database knows of it.
 
-    Up to ``after`` central provably held the very history that the head ends: all behind it is promised by the head.
+    Up to ``after`` the till takes its documents for stored, and its digest there is ``agreed``: where central's is the
+    same, all behind it is what the head promises. A till's belief alone proves nothing: central may have gone back
+    since, and hold another history there by now.
     ``heard_at`` is when the core heard it last, in its own seconds. One that is ``below`` the watermark may be of
     another history than the one held: no upload will ever reach it.
     """
@@ -68,8 +70,22 @@ class Heard:
     digest: bytes
     written: bool = False
     after: int = 0
+    agreed: bytes | None = None
     heard_at: float = field(default=0.0, compare=False)
     below: bool = field(default=False, compare=False)
+
+
+Gap = tuple[str, str, int, int, str]
+"""Till, stream, first and last number, and why."""
+Lost = tuple[str, Heard, str]
+"""A till, a head that nothing will ever reach, and why: it becomes a gap."""
+
+
+def gap_of(lost: Lost, digest_at: DigestAt) -> Gap:
+    """Return the gap that a head leaves behind the number up to which its very history is held, if any is."""
+    till, head, reason = lost
+    is_ours = head.agreed is not None and digest_at(till, head.stream, head.after) == head.agreed
+    return till, head.stream, (head.after if is_ours else 0) + 1, head.newest, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +156,8 @@ class Batch:
     documents: list[tuple[Any, ...]] = field(default_factory=list)
     quarantine: list[tuple[Any, ...]] = field(default_factory=list)
     marks: dict[Key, Mark] = field(default_factory=dict)
-    gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
     passed: list[tuple[str, str, str, int]] = field(default_factory=list)
     heads: list[tuple[str, Heard]] = field(default_factory=list)
     held: list[tuple[str, str, int, str, int]] = field(default_factory=list)
@@ -214,7 +231,7 @@ class Batch:
             if head.stream != new.stream:
                 self._end_head(new, head, ended.get(head.stream))
         if new.head and new.head.newest and new.previous:
-            self.heads.append((new.till, replace(new.head, after=0)))
+            self.heads.append((new.till, replace(new.head, after=0, agreed=None)))
 
     def _miss_pruned(self, new: NewStream, history: History, mark: Mark | None, digest_at: DigestAt) -> None:
         """Note what a till had forgotten that central does not hold.
@@ -235,7 +252,7 @@ class Batch:
         is_taken_over = ended is not None and (ended.newest, ended.digest) == (head.newest, head.digest)
         if not is_taken_over:
             reason = f"rung for by boot {head.boot_id}, and stream {new.stream} did not take it over"
-            self.gaps.append((new.till, head.stream, head.after + 1, head.newest, reason))
+            self.lost.append((new.till, head, reason))
         self.passed.append((new.till, head.stream, head.boot_id, head.newest))
 
     def _judge_all(self, parcel: Parcel, judge: Judge) -> tuple[Quarantined, ...]:
@@ -257,7 +274,7 @@ class Batch:
                 continue
             if digests[head.newest - header.after] != head.digest:
                 reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
-                self.gaps.append((parcel.till, header.stream, head.after + 1, head.newest, reason))
+                self.lost.append((parcel.till, head, reason))
             if head.written:
                 self.passed.append((parcel.till, header.stream, head.boot_id, head.newest))
 

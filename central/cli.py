@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sqlite3
@@ -16,11 +17,11 @@ import peewee as pw
 from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
-from . import days_cli, reports, settings_cli
+from . import consumer, days_cli, reports, roll, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
-from .database import UnsafeDatabaseError, first_cause
+from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .doctor_cli import doctor
 from .late import late, read_denied
 from .lock import InUseError
@@ -50,9 +51,22 @@ def central(context: click.Context, path: Path | None, database: str | None) -> 
 
 
 @central.command()
+@click.option("--worker", metavar="K/N", help="Instead of the configured worker: the k-th of n, such as 2/4.")
 @click.pass_context
-def run(context: click.Context) -> None:
-    """Run one worker until SIGTERM; systemd is told when it is ready (Type=notify, watchdog)."""
+def run(context: click.Context, worker: str | None) -> None:
+    """Run one worker until SIGTERM; systemd is told when it is ready (Type=notify, watchdog).
+
+    With --worker K/N this process answers for a fixed share of the tills. Start every K from 1 to N, on any machine
+    that reaches the database, and tell all of them the same N. One that ends is replaced by starting it elsewhere with
+    the same K/N; to change N, restart them all with the new one, in any order.
+
+    \b
+    Example:
+      tillstream central run
+      tillstream central run --worker 2/4
+    """
+    path, environ = context.obj
+    context.obj = path, {**environ, **({"TILLSTREAM_WORKER": worker} if worker else {})}
     config = configured(context)
     log_to_stderr(config.log_level)
     try:
@@ -168,11 +182,28 @@ def tasks(context: click.Context, is_open: bool, most: int, as_json: bool) -> No
 @click.option("--type", "transaction_type")
 @click.option("--id", "document_id")
 @click.option("--bytes", "as_bytes", is_flag=True, help="With --id: print the exact bytes that were received.")
+@click.option("--after", metavar="CURSOR", help="Read on, oldest first, behind what the last read returned; 0 begins.")
 @most_option
 @as_json_option
 @click.pass_context
-def documents(context: click.Context, /, as_bytes: bool, most: int, as_json: bool, **wanted: str | None) -> None:
-    """Find documents, newest first."""
+def documents(
+    context: click.Context, /, as_bytes: bool, after: str | None, most: int, as_json: bool, **wanted: str | None
+) -> None:
+    """Find documents, newest first; or read them all, in an order that skips none.
+
+    With --after, what is stored behind a cursor is printed as JSON lines, oldest first, each document with its exact
+    text; the last line is the cursor to go on with. A document that is still being committed is never passed by.
+
+    \b
+    Example:
+      tillstream central documents --store 042 --day 2026-03-01
+      tillstream central documents --after 0 --most 1000
+    """
+    if after is not None:
+        if as_bytes or any(value is not None for value in wanted.values()):
+            raise click.UsageError("--after reads everything in order; it goes with --most only")
+        _read_on(context, after, min(most, consumer.MOST_MAX))
+        return
     if as_bytes:
         if not wanted["document_id"]:
             raise click.UsageError("--bytes needs --id")
@@ -194,6 +225,46 @@ def documents(context: click.Context, /, as_bytes: bool, most: int, as_json: boo
         "document_id",
     )
     table(rows, columns, as_json)
+
+
+def _read_on(context: click.Context, after: str, most: int) -> None:
+    config = configured(context)
+    try:
+        cursor = consumer.Cursor.parse(after)
+        with reports.looking(config.place()) as database:
+            page = consumer.read(database, cursor, most, config.consumer_wait_s)
+    except (reports.NoDatabaseError, UnsafeDatabaseError, consumer.CursorError) as problem:
+        raise fail(str(problem)) from problem
+    except REFUSED as problem:
+        raise fail(f"the database refused ({problem}); try again with the same cursor") from problem
+    for document in page.documents:
+        click.echo(json.dumps({**document, "body": document["body"].decode()}, ensure_ascii=False))
+    click.echo(json.dumps({"cursor": str(page.cursor)}))
+
+
+@central.command()
+@as_json_option
+@click.pass_context
+def workers(context: click.Context, as_json: bool) -> None:
+    """List the workers that run, and say if a share has nobody, or two, or they do not agree on how many they are.
+
+    Exit code 3: something of that is so. Nothing is lost by it: what has nobody waits, what has two is done once.
+    """
+    config = configured(context)
+    try:
+        with reports.looking(config.place()) as database:
+            running = roll.live(roll.seen(database), wall_clock_ms())
+    except reports.NoDatabaseError as problem:
+        raise fail(str(problem)) from problem
+    except REFUSED as problem:
+        raise fail(f"the database refused ({problem}); try again") from problem
+    rows = [dataclasses.asdict(one) | {"worker": f"{one.number}/{one.workers}"} for one in running]
+    table(rows, ("worker", "host", "pid", "started_at_ms", "seen_at_ms"), as_json)
+    wrong = list(roll.disagreements(running)) or ([] if running else ["no worker runs"])
+    for one in wrong:
+        click.echo(one, err=True)
+    if wrong:
+        sys.exit(EXIT_FINDINGS)
 
 
 @central.group(invoke_without_command=True)

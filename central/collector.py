@@ -78,9 +78,10 @@ class Collector:
 
         The same task may come again until it is noted as taken up.
         """
-        if given.task_id in self._changed_tasks:
-            return
         state = self._state(given.till, now)
+        known = [*state.repeats, *([state.task] if state.task else [])]
+        if given.task_id in self._changed_tasks or any(task.task_id == given.task_id for task in known):
+            return
         task = Task(
             given.task_id, given.till, given.reason, now, attempts=given.attempts, is_written=True, span=given.span
         )
@@ -144,7 +145,8 @@ class Collector:
             self._heads.drop_settled(till, state, settled, mark.stream)
         self._heads.lie_below(state, mark.stream, mark.through)
         if is_new and head and head.newest and state.bell and state.bell.previous:
-            self._heads.take_up(state, replace(head, written=True, after=0), now)  # Its row was made with the stream's.
+            # Its row was made with the stream's.
+            self._heads.take_up(state, replace(head, written=True, after=0, agreed=None), now)
         if head:  # Another doorbell may have come meanwhile, a clone's or a late one: that is asked about first.
             self._heads.hear(till, state, head, mark, now)
         if state.bell is None or state.bell.stream != mark.stream:
@@ -523,15 +525,15 @@ class Collector:
     def _take_note(self, now: float) -> list[Command]:
         """Write what is older than a second and still open: what was settled meanwhile never touches the disk."""
         old = now - self.limits.note_after_s
-        heads, (passed, gaps, doubted) = self._heads.to_write(self.tills, now), self._heads.to_settle()
+        heads, (passed, lost, doubted) = self._heads.to_write(self.tills, now), self._heads.to_settle()
         tasks = tuple(task for task in self._changed_tasks.values() if task.is_written or task.created_at <= old)
         for task in tasks:
             task.is_written = True
             del self._changed_tasks[task.task_id]
         verified = tuple(self._changed_verified.items())
         self._changed_verified.clear()
-        note = Note(heads, passed, gaps, doubted, verified, tasks)
-        return [note] if heads or passed or gaps or doubted or verified or tasks else []
+        note = Note(heads, passed, lost, doubted, verified, tasks)
+        return [note] if heads or passed or lost or doubted or verified or tasks else []
 
     def _count(self, outcome: Outcome) -> None:
         self.counters.uploads += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wire.messages import SalesStored, UploadRequest
 
-from .batch import Heard, NewStream
+from .batch import Heard, Lost, NewStream
 from .till_state import Task
 
 
@@ -64,7 +64,7 @@ class Note:
 
     heads: tuple[tuple[str, Heard], ...]
     passed: tuple[tuple[str, str, str, int], ...]
-    gaps: tuple[tuple[str, str, int, int, str], ...]
+    lost: tuple[Lost, ...]
     doubted: tuple[tuple[str, Heard], ...]
     """Heads that lie below the watermark: whether they are of the history held there is told by the documents."""
     verified: tuple[tuple[str, str], ...]

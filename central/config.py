@@ -12,6 +12,7 @@ from wire.translation import Language
 
 from .commands import CollectorLimits
 from .database import Place
+from .share import Share
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 
@@ -21,7 +22,8 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     database: str = "/var/lib/tillstream/central.db"
     """A path, ``sqlite:///path`` or ``postgresql://user@host/name``; never with a password in it."""
-    worker: Annotated[int, Meta(ge=1, le=999)] = 1
+    worker: str = "1/1"
+    """Which worker this is, of how many: each answers for a fixed share of the tills. All are told the same number."""
     approve_tills: bool = False
     """Whether a new till is asked only after a person has approved it."""
 
@@ -75,6 +77,9 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     days_at_once: Annotated[int, Meta(ge=1, le=1000)] = 1
     """How many stores' days are looked at each time; 20 tills take about 0.1 s, in which nothing is committed."""
 
+    consumer_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 5
+    """How long a read of stored documents waits for transactions that may still bring something older."""
+
     backups_keep: Annotated[int, Meta(ge=1, le=10_000)] = 7
     """How many backups stay in the folder they are made in; the newest ones."""
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
@@ -105,7 +110,14 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        """Refuse what the fields' own bounds cannot say."""
+        Share.parse(self.worker)
         check_broker_urls(self.broker_urls, self.tls_ca_file)
+
+    @property
+    def share(self) -> Share:
+        """The tills that this worker answers for."""
+        return Share.parse(self.worker)
 
     def place(self, program: str = "tillstream central") -> Place:
         """Return where the database is, and how long it is waited for; ``program`` is what PostgreSQL shows of us."""

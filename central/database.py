@@ -61,6 +61,12 @@ _SERVER = (
     "SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'),"
     " current_setting('full_page_writes'), current_setting('server_encoding'), pg_is_in_recovery()"
 )
+_WRITERS = (
+    "SELECT CAST(NULL AS text) AS writer WHERE pg_is_in_recovery() UNION ALL"
+    " SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    f" AND classid = {LOCK_CLASS} AND objid = {WRITING} AND objsubid = 2"
+)
 _DURABLE = ("on", "remote_apply")
 
 
@@ -288,6 +294,15 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         """Return a transaction that has its turn to write from the first statement on."""
         return self.atomic("IMMEDIATE")
 
+    def last_number(self, table: str) -> int:
+        """Return the last number that a row of a table was given."""
+        row = self.run("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def writers(self) -> frozenset[str]:
+        """Return which transactions may still commit numbers that were given out: none, for they take turns."""
+        return frozenset()
+
     def alone(self) -> Any:
         """Return a transaction beside which no other one changes the schema, nor the row that names central."""
         return self.atomic("IMMEDIATE")
@@ -419,6 +434,21 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
     def writing(self) -> Any:
         """Return a transaction that may insert documents: what it has not committed can be waited for."""
         return self.atomic(f"; SELECT pg_advisory_xact_lock_shared({LOCK_CLASS}, {WRITING})")
+
+    def last_number(self, table: str) -> int:
+        """Return the last number that a row of a table was given, committed or not."""
+        statement = f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {table}_id_seq"
+        return int(self.run(statement).fetchone()[0])
+
+    def writers(self) -> frozenset[str]:
+        """Return which transactions may still commit numbers that were given out.
+
+        Raises UnsafeDatabaseError on a standby, which does not know who writes.
+        """
+        rows = self.run(_WRITERS).fetchall()
+        if rows and rows[0][0] is None:
+            raise UnsafeDatabaseError(f"{self.place.url} is a standby, which does not know who writes: ask its primary")
+        return frozenset(writer for (writer,) in rows)
 
     def alone(self) -> Any:
         """Return a transaction beside which no other one changes the schema, nor the row that names central."""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import peewee as pw
-
 from . import days
 from .completeness import State
+from .consumer import Horizon
+from .database import Postgres, Sqlite
 from .models import MODELS, Day
 from .store_clock import ClockError, StoreClock, day_after, store_clock
 
@@ -74,9 +74,10 @@ class Transition:
 class DayNotes:
     """Looks at days and notes what changed; keeps in memory how far it has looked. Used by one thread only."""
 
-    def __init__(self, database: pw.Database) -> None:
+    def __init__(self, database: Sqlite | Postgres) -> None:
         self._database = database
         self._seen: dict[str, int] = {}
+        self._horizons = {table: Horizon(database, table) for table in _LOOKS}
         self._touched: dict[tuple[str, str], None] = {}
         self._last = ("", "")
         self._large: set[str] = set()
@@ -94,8 +95,12 @@ class DayNotes:
         return changed
 
     def _look(self, table: str, statement: str, now_ms: int) -> None:
-        """Note the days of which something arrived; the rows make sure that a restart forgets none."""
-        ((newest,),) = days.rows(f"SELECT coalesce(max(id), 0) FROM {table}")
+        """Note the days of which something arrived; the rows make sure that a restart forgets none.
+
+        Only up to where no other worker's transaction can still bring an older number: it would never be looked at.
+        """
+        if not (newest := self._horizons[table].look()):
+            return
         after = self._seen.get(table, max(0, newest - LOOK_DOCUMENTS))
         through = min(newest, after + LOOK_DOCUMENTS)
         if through > after:

@@ -66,6 +66,8 @@ class Facts:
     now_ms: int
     values: Mapping[str, float]
     defaults: Mapping[str, float]
+    workers: int = 1
+    """How many share the database."""
     seen_ms: int | None = None
     """The newest time in the database."""
     backup: NewestBackup | None = None
@@ -87,7 +89,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.file, ServerFacts):
         yield from _server_findings(facts.file, facts.known_schema)
     else:
-        yield from doctor.file_findings(facts.file, facts.known_schema, is_shared=facts.values["worker"] > 1)
+        yield from doctor.file_findings(facts.file, facts.known_schema, is_shared=facts.workers > 1)
         # A backup beside it or a restore needs as much again, and so does a log that a long reader holds up.
         wanted = max(DISK_WANTED_MIN_BYTES, facts.file.size_bytes)
         yield doctor.disk_free(facts.file.free_bytes, wanted)

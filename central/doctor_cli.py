@@ -79,6 +79,7 @@ def _gather(config: CentralConfig, config_path: Path) -> Facts:
         known_schema=len(MIGRATIONS),
         now_ms=wall_clock_ms(),
         values=examine.numbers_of(config),
+        workers=config.share.workers,
         defaults=examine.numbers_by_default(CentralConfig),
         **_read(place),
     )

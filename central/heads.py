@@ -11,19 +11,18 @@ from dataclasses import dataclass, field, replace
 
 from wire.messages import ReceiptClosed
 
-from .batch import Heard, Mark
+from .batch import Heard, Lost, Mark
 from .commands import CollectorLimits
 from .till_state import Task, TillState
 
 Passed = tuple[tuple[str, str, str, int], ...]
-Gaps = tuple[tuple[str, str, int, int, str], ...]
 Key = tuple[str, str]
 """A stream and a boot: between them a till's history only grows."""
 
 
 def head_of(bell: ReceiptClosed) -> Heard:
     """Return what a doorbell promises; up to ``after`` the till itself takes for stored."""
-    return Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, after=bell.stored)
+    return Heard(bell.stream, bell.boot_id, bell.newest, bell.digest, after=bell.stored, agreed=bell.stored_digest)
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ class Heads:
     limits: CollectorLimits
     _changed: set[tuple[str, Key]] = field(default_factory=set)
     _passed: list[tuple[str, str, str, int]] = field(default_factory=list)
-    _gaps: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    _lost: list[Lost] = field(default_factory=list)
     _doubted: list[tuple[str, Heard]] = field(default_factory=list)
 
     def take_up(self, state: TillState, head: Heard, now: float) -> None:
@@ -53,14 +52,14 @@ class Heads:
         before, since = state.heads.get(key, (None, now))
         if before is not None and before.newest > head.newest:
             return  # An older doorbell that comes late takes nothing back.
-        # What the till knows to be stored it knows by its own digest: up to there its history is the one held here.
-        after, written = min(head.after, mark.through), False
-        if head.newest <= after:
-            return
+        # What a till takes for stored may be what this database has lost since: then nothing is known of what is below.
+        agreed = (0, b"") if head.after > mark.through else (head.after, head.agreed or b"")
         if before is not None:
-            after, written = max(after, before.after), before.written
+            agreed = max(agreed, (before.after, before.agreed or b""))
+        after, written = agreed[0] if agreed[1] else 0, before is not None and before.written
         below = head.newest <= mark.through
-        state.heads[key] = (replace(head, written=written, after=after, heard_at=now, below=below), since)
+        told = replace(head, written=written, after=after, agreed=agreed[1] or None, heard_at=now, below=below)
+        state.heads[key] = (told, since)
         self._changed.add((till, key))
 
     @staticmethod
@@ -117,13 +116,13 @@ class Heads:
                     self._doubted.append((till, head))
             elif (head.stream, head.newest, head.digest) not in ended:
                 reason = f"rung for up to {head.newest} by boot {head.boot_id}; asked later, the till held no more"
-                self._gaps.append((till, head.stream, head.after + 1, head.newest, reason))
+                self._lost.append((till, head, reason))
             self.drop(till, state, key)
 
     @property
     def has_news(self) -> bool:
         """Say whether there is anything to write or to settle."""
-        return bool(self._changed or self._passed or self._gaps or self._doubted)
+        return bool(self._changed or self._passed or self._lost or self._doubted)
 
     def to_write(self, tills: dict[str, TillState], now: float) -> tuple[tuple[str, Heard], ...]:
         """Return the heads that are older than ``note_after_s`` and still open; they count as written."""
@@ -137,10 +136,10 @@ class Heads:
                 self._changed.discard((till, key))
         return tuple(heads)
 
-    def to_settle(self) -> tuple[Passed, Gaps, tuple[tuple[str, Heard], ...]]:
-        """Return the written heads that are settled, the gaps that some became, and those to be looked into; once."""
-        settled = tuple(self._passed), tuple(self._gaps), tuple(self._doubted)
+    def to_settle(self) -> tuple[Passed, tuple[Lost, ...], tuple[tuple[str, Heard], ...]]:
+        """Return the written heads that are settled, those that are lost, and those to be looked into; once."""
+        settled = tuple(self._passed), tuple(self._lost), tuple(self._doubted)
         self._passed.clear()
-        self._gaps.clear()
+        self._lost.clear()
         self._doubted.clear()
         return settled

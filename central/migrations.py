@@ -149,13 +149,7 @@ def _view_of(view: str, array: str, columns: str) -> str:
     )
 
 
-_TABLES_7 = """
-ALTER TABLE document ADD COLUMN body_digest {BYTES};
-ALTER TABLE document ADD COLUMN chain_digest {BYTES};
-ALTER TABLE held_before ADD COLUMN chain_digest {BYTES};
-"""
-
-_VIEWS_SQLITE_6 = (
+_VIEWS_SQLITE_7 = (
     _view_of(
         "document_line",
         "lines",
@@ -170,6 +164,24 @@ _VIEWS_SQLITE_6 = (
     + _view_of("document_tax", "taxes", "tax_id, rate, taxable_minor taxable_minor 0, amount_minor")
 )
 
+_TABLES_6 = """
+CREATE TABLE worker (
+  process BIGINT PRIMARY KEY, number INTEGER NOT NULL, workers INTEGER NOT NULL, host TEXT NOT NULL,
+  pid BIGINT NOT NULL, started_at_ms BIGINT NOT NULL, seen_at_ms BIGINT NOT NULL);
+"""
+
+
+_TABLES_8 = """
+ALTER TABLE heard_head ADD COLUMN agreed {BYTES};
+"""
+
+
+_TABLES_9 = """
+ALTER TABLE document ADD COLUMN body_digest {BYTES};
+ALTER TABLE document ADD COLUMN chain_digest {BYTES};
+ALTER TABLE held_before ADD COLUMN chain_digest {BYTES};
+"""
+
 
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
@@ -181,8 +193,10 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_3),
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
-    {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
-    _everywhere(_TABLES_7),
+    _everywhere(_TABLES_6),
+    {"sqlite": _VIEWS_SQLITE_7, "postgresql": ""},
+    _everywhere(_TABLES_8),
+    _everywhere(_TABLES_9),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -116,7 +116,9 @@ class HeardHead(pw.Model):
     newest = pw.BigIntegerField()
     digest = pw.BlobField()
     after = pw.BigIntegerField(default=0)
-    """Up to here central provably held the very history that the head ends."""
+    """Up to here the till takes its documents for stored."""
+    agreed = pw.BlobField(null=True)
+    """The till's digest there: where central's is the same, it holds the very history that the head ends."""
     heard_at_ms = pw.BigIntegerField()
 
     class Meta:
@@ -258,6 +260,21 @@ class Backup(pw.Model):
         table_name = "backup"
 
 
+class Worker(pw.Model):
+    """A process of central's that runs, or ran not long ago; ``process`` counts the starts of all of them."""
+
+    process = pw.BigIntegerField(primary_key=True)
+    number = pw.IntegerField()
+    workers = pw.IntegerField()
+    host = pw.TextField()
+    pid = pw.BigIntegerField()
+    started_at_ms = pw.BigIntegerField()
+    seen_at_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "worker"
+
+
 class Central(pw.Model):
     """The one row that names this database to the tills."""
 
@@ -271,5 +288,5 @@ class Central(pw.Model):
 
 MODELS = (
     Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central,
-    TillTag, StoreRow, Day, HeldBefore, Setting, Audit, Backup,
+    TillTag, StoreRow, Day, HeldBefore, Setting, Audit, Backup, Worker,
 )  # fmt: skip

@@ -54,6 +54,13 @@ def at_work(where: Place | str) -> Iterator[None]:
 
 
 @contextmanager
+def looking(where: Place | str) -> Iterator[Sqlite | Postgres]:
+    """Bind the models to the database for reading only; each statement sees what is committed by then."""
+    with _bound(a_place(where), to_write=False) as database:
+        yield database
+
+
+@contextmanager
 def writing(where: Place | str) -> Iterator[None]:
     """Bind the models to the database for a short change, in one transaction."""
     with _bound(a_place(where), to_write=True) as database, database.writing():

@@ -37,7 +37,12 @@ def wall_clock_ms() -> int:
 
 def open_store(config: CentralConfig) -> Store:
     """Open central's database, making its folder first; what stores sold only its owner may read."""
-    place = config.place(f"tillstream central-{config.worker}")
+    place = config.place(f"tillstream central {config.worker}")
+    if place.kind == "sqlite" and config.share.workers > 1:
+        raise UnsafeDatabaseError(
+            f"{config.database} is SQLite, where one program writes at a time: worker {config.worker} needs PostgreSQL"
+            " (database = postgresql://…); one worker alone is 1/1"
+        )
     if place.is_file:
         place.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -50,17 +55,18 @@ def open_store(config: CentralConfig) -> Store:
 
 def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
     """Return where this worker connects, as whom, and what it listens to."""
-    brokers = in_own_order(config.broker_urls, rng)
+    brokers, worker = in_own_order(config.broker_urls, rng), config.share.number
     return LinkSettings(
         brokers=brokers,
-        client_id=f"central-{config.worker}",
+        client_id=f"central-{worker}",
         token=read_secret(config.token, config.token_file, "token"),
         subscriptions=(
-            topics.SALES.of(worker=config.worker),
+            topics.SALES.of(worker=worker),
             topics.TILL_PRESENCE.of(),
             topics.RECEIPT_CLOSED.of(),
         ),
-        will_topic=topics.CENTRAL_PRESENCE.of(worker=config.worker),
+        subscribe_qos=1,
+        will_topic=topics.CENTRAL_PRESENCE.of(worker=worker),
         keepalive_s=config.keepalive_s,
         tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
         reconnect_min_s=config.reconnect_min_s,

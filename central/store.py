@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -23,12 +24,14 @@ from .batch import (
     Heard,
     Judge,
     Key,
+    Lost,
     Mark,
     NewStream,
     OpenTask,
     Outcome,
     Parcel,
     Span,
+    gap_of,
     is_same,
     with_conflicts,
 )
@@ -74,9 +77,10 @@ _GAP = (
 )
 _PASSED = "DELETE FROM heard_head WHERE till_id = ? AND stream = ? AND boot_id = ? AND newest <= ?"
 _HEAR = (
-    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, heard_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO heard_head (till_id, stream, boot_id, newest, digest, after, agreed, heard_at_ms)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (till_id, stream, boot_id) DO UPDATE SET newest = excluded.newest, digest = excluded.digest,"
-    " after = excluded.after WHERE excluded.newest >= heard_head.newest"
+    " after = excluded.after, agreed = excluded.agreed WHERE excluded.newest >= heard_head.newest"
 )
 _HELD = (
     "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence) VALUES (?, ?, ?, ?, ?)"
@@ -112,7 +116,7 @@ _TILLS = (
 )
 _OPEN_TASKS = (
     "SELECT task_id, till_id, reason, attempts, stream, after, through FROM task WHERE finished_at_ms IS NULL"
-    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id LIMIT ?"
+    " AND worker IS {taken} NULL ORDER BY created_at_ms, task_id"
 )
 _BACKED_UP = "SELECT till_id, stream, backed_up FROM watermark WHERE backed_up IS NOT NULL"
 _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
@@ -123,9 +127,10 @@ INSERTED_AT_ONCE = 100
 
 
 def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
-    return sorted(
-        (till, head.stream, head.boot_id, head.newest, head.digest, head.after, at_ms) for till, head in heads
+    rows = (
+        (till, one.stream, one.boot_id, one.newest, one.digest, one.after, one.agreed, at_ms) for till, one in heads
     )
+    return sorted(rows, key=itemgetter(0, 1, 2))
 
 
 _first, _last = itemgetter(0), itemgetter(-1)
@@ -253,8 +258,8 @@ class Store:
                 _MOVE,
                 [(mark.through, mark.digest, at_ms, *key) for key, mark in sorted(batch.marks.items(), key=_first)],
             )
-        if batch.gaps:
-            many(_GAP, sorted((*gap, batch.received_at_ms) for gap in batch.gaps))
+        if gaps := batch.gaps + [gap_of(one, self._digest_at) for one in batch.lost]:
+            many(_GAP, sorted((*gap, batch.received_at_ms) for gap in gaps))
         if batch.passed:
             many(_PASSED, sorted(batch.passed))
         if batch.heads:
@@ -356,7 +361,7 @@ class Store:
         at_ms: int,
         heads: Iterable[tuple[str, Heard]] = (),
         passed: Sequence[tuple[str, str, str, int]] = (),
-        gaps: Sequence[tuple[str, str, int, int, str]] = (),
+        lost: Sequence[Lost] = (),
         verified: Iterable[tuple[str, str]] = (),
         presences: Iterable[tuple[Any, ...]] = (),
         tasks: Iterable[tuple[Any, ...]] = (),
@@ -365,11 +370,11 @@ class Store:
         hear = _head_rows(heads, at_ms)
         verify = [(at_ms, *key) for key in sorted(verified)]
         shown, task_rows = sorted(presences, key=_last), sorted(tasks, key=_first)
-        missing = sorted((*gap, at_ms) for gap in gaps)
-        if not (hear or passed or missing or verify or shown or task_rows):
+        if not (hear or passed or lost or verify or shown or task_rows):
             return
         with self._transaction():
             register = [(row[-1], self._approve, at_ms) for row in shown]
+            missing = sorted((*gap_of(one, self._digest_at), at_ms) for one in lost)
             for statement, rows in (
                 (_REGISTER, register),
                 (_PRESENCE, shown),
@@ -391,45 +396,44 @@ class Store:
             for till, online, connection, approved, stream, through, digest in self._run(_TILLS)
         ]
 
-    def heard_heads(self, at_ms: int) -> list[tuple[str, Heard]]:
-        """Return all heads that were written and never passed; first settle those that were passed unawares.
+    def heard_heads(self, at_ms: int, holds: Callable[[str], bool] = bool) -> list[tuple[str, Heard]]:
+        """Return the heads that were written and never passed; first settle those that were passed unawares.
 
-        Two processes with one number write to one database: what one had heard the other may have passed. Whether it
-        was that very history is worked out from the documents.
+        Only of the tills that ``holds`` names. Two processes write to one database: what one had heard the other may
+        have passed. Whether it was that very history is worked out from the documents.
         """
-        self.settle(self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through"), at_ms)
-        return self._heads("")
+        passed = self._heads("JOIN watermark w USING (till_id, stream) WHERE h.newest <= w.through")
+        self.settle((one for one in passed if holds(one[0])), at_ms)
+        return [one for one in self._heads("") if holds(one[0])]
 
     def settle(self, doubted: Iterable[tuple[str, Heard]], at_ms: int) -> None:
         """Make gaps of heads below the watermark that are of another history than the one held; let the others go."""
         for till, head in doubted:
             reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
             is_held = self._digest_at(till, head.stream, head.newest) == head.digest
-            gaps = () if is_held else ((till, head.stream, head.after + 1, head.newest, reason),)
-            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], gaps=gaps)
+            lost = () if is_held else ((till, head, reason),)
+            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], lost=lost)
 
     def _heads(self, which: str) -> list[tuple[str, Heard]]:
         rows = self._run(
-            f"SELECT till_id, stream, boot_id, newest, h.digest, after FROM heard_head h {which}"
+            f"SELECT till_id, stream, boot_id, newest, h.digest, after, agreed FROM heard_head h {which}"
         ).fetchall()
         return [
-            (till, Heard(stream, boot, newest, digest, written=True, after=after))
-            for till, stream, boot, newest, digest, after in rows
+            (till, Heard(stream, boot, newest, digest, written=True, after=after, agreed=agreed))
+            for till, stream, boot, newest, digest, after, agreed in rows
         ]
 
     def open_tasks(self) -> list[OpenTask]:
         """Return the tasks that were taken up and are not finished, oldest first."""
-        return self._tasks("NOT", 2**31)
+        return list(self._tasks("NOT"))
 
-    def wishes(self, most: int = 1000) -> list[OpenTask]:
-        """Return the tasks that people made and no worker has taken up, oldest first."""
-        return self._tasks("", most)
+    def wishes(self, most: int = 1000, holds: Callable[[str], bool] = bool) -> list[OpenTask]:
+        """Return the tasks that people made that nobody has taken up, of the tills ``holds`` names; oldest first."""
+        return list(islice((task for task in self._tasks("") if holds(task.till)), most))
 
-    def _tasks(self, taken: str, most: int) -> list[OpenTask]:
-        tasks = []
-        for task_id, till, reason, attempts, *span in self._run(_OPEN_TASKS.format(taken=taken), (most,)):
-            tasks.append(OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None))
-        return tasks
+    def _tasks(self, taken: str) -> Iterator[OpenTask]:
+        for task_id, till, reason, attempts, *span in self._run(_OPEN_TASKS.format(taken=taken)):
+            yield OpenTask(task_id, till, reason, attempts, Span(*span) if span[0] else None)
 
     def last_change(self) -> int:
         """Return the number of the last thing that a person changed: approvals, settings, tags, parking."""

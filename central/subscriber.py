@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from math import inf
 from random import Random
 from typing import Protocol
 
@@ -11,6 +13,7 @@ import msgspec
 
 from wire import codec, topics
 from wire.codec import SalesLimits
+from wire.cuts import CUTS_MIN, Cuts
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
 from wire.link import Acknowledged, Connected, Disconnected, Received
 from wire.messages import VERSIONS, CentralPresence, Message, ReceiptClosed, TillPresence, said
@@ -19,7 +22,7 @@ from wire.topics import Address
 
 from . import commands as do
 from . import settings
-from .batch import Outcome, Parcel
+from .batch import BackedUp, Heard, Mark, OpenTask, Outcome, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
@@ -29,6 +32,7 @@ from .lock import InUseError
 from .models import MODELS
 from .post import Post
 from .rates import Hourly, Rates
+from .roll import CALL_EVERY_S, Roll
 from .settings import Wanted
 from .store import Store
 from .till_state import Task
@@ -36,6 +40,7 @@ from .till_state import Task
 log = logging.getLogger("tillstream.central")
 
 Event = Connected | Disconnected | Received | Acknowledged
+TillRow = tuple[str, Mark | None, bool | None, int, bool]
 
 
 class Carrier(Protocol):
@@ -58,6 +63,7 @@ class Subscriber:
         self, config: CentralConfig, store: Store, link: Carrier, rng: Random, clock_ms: Callable[[], int], now: float
     ) -> None:
         self.config, self.store, self._link, self._rng, self._clock_ms = config, store, link, rng, clock_ms
+        self._share, self._cuts = config.share, Cuts()
         self._limits = SalesLimits(
             documents=config.limit_documents,
             inflated_bytes=config.limit_bytes + DOCUMENT_LIMIT_MAX_BYTES + codec.HEADER_LIMIT_BYTES,
@@ -68,7 +74,9 @@ class Subscriber:
         self._lives = 0
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
-        self._days, self._days_at = DayNotes(store.database), now + config.days_every_s
+        self._roll, self._roll_at = Roll(store.database, self._share, store.starts, clock_ms()), now
+        self._days = DayNotes(store.database)
+        self._days_at = now + config.days_every_s if self._share.number == 1 else inf  # One looks for all.
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
         self._heard: set[str] = set()
@@ -82,11 +90,27 @@ class Subscriber:
     def _begin(self, now: float) -> Collector:
         """Make the core anew from what the database holds: at the start, and after the database said no."""
         self._lives += 1
-        prefix = f"{self.config.worker}.{self.store.starts}.{self._lives}"
-        core = Collector(self.store.central_id, self.config.worker, prefix, self.config.collector_limits(), self._rng)
-        core.on_started(self.store.tills(), self.store.heard_heads(self._clock_ms()), self.store.open_tasks(), now)
-        core.speech.backed_up = self.store.backed_up()
+        prefix = f"{self._share.number}.{self.store.starts}.{self._lives}"
+        core = Collector(self.store.central_id, self._share.number, prefix, self.config.collector_limits(), self._rng)
+        core.on_started(*self._own_rows(), self._open_tasks(), now)
+        core.speech.backed_up = self._own_backed_up()
         return core
+
+    def _own_rows(self) -> tuple[list[TillRow], list[tuple[str, Heard]]]:
+        """Return the tills of this worker's share as the rows have them, and their open heads."""
+        holds = self._share.holds
+        heads = self.store.heard_heads(self._clock_ms(), holds)
+        return [row for row in self.store.tills() if holds(row[0])], heads
+
+    def _open_tasks(self) -> list[OpenTask]:
+        """Return what is open of this worker's tills, whichever worker made it."""
+        return [task for task in self.store.open_tasks() if self._share.holds(task.till)]
+
+    def _own_backed_up(self) -> BackedUp:
+        found = self.store.backed_up()
+        if found.through is None:
+            return found
+        return replace(found, through={key: n for key, n in found.through.items() if self._share.holds(key[0])})
 
     # -- What happens ----------------------------------------------------------------------------------------------
 
@@ -122,23 +146,33 @@ class Subscriber:
                         commands += self._ingest(parcels, now)
                 case Connected():
                     self._is_linked = True
+                    self._cuts.begin(now)
                     self.collector.on_link_up()
                     self._post.on_link_up(now)
                     self._take_up_rows(now)
-                    self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
+                    self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
                 case Disconnected(reason=reason):
                     self._is_linked = False
                     self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
+                    self._note_cut(now)
         commands += self._open_streams(commands, now)
         commands += self._ingest(parcels, now)
         for event in received:
             self._link.acknowledge(event)
         self._run(commands, now)
 
+    def _note_cut(self, now: float) -> None:
+        """Say what it looks like when connections end again and again soon after they begin: no broker says why."""
+        self._cuts.end(now)
+        if self._cuts.count >= CUTS_MIN:
+            name = f"central-{self._share.number}"
+            why = f"is another process running as worker {self._share.number}? each throws the other out as {name}"
+            log.error("identity_shared", extra={"also": {"cuts": self._cuts.count, "likely": why}})
+
     def _take(self, received: Received, parcels: list[Parcel], now: float) -> list[Command]:
         address = topics.parse(received.topic)
-        if address is None or address.till is None:
+        if address is None or address.till is None or not self._share.holds(address.till):
             return []
         if not self._rates.takes(received.topic, now):
             return self._put_off(address, received, now)
@@ -226,7 +260,7 @@ class Subscriber:
 
     def _give_back(self, till: str) -> None:
         """Count an upload out again that brought something or was wanted: who drains a backlog is never slowed."""
-        self._rates.give(topics.SALES.of(till=till, worker=self.config.worker))
+        self._rates.give(topics.SALES.of(till=till, worker=self._share.number))
 
     # -- What time brings ------------------------------------------------------------------------------------------
 
@@ -237,13 +271,15 @@ class Subscriber:
                 return
             if now >= self._wishes_at:
                 self._wishes_at = now + self.config.look_every_s
-                for wish in self.store.wishes():
+                for wish in self.store.wishes(holds=self._share.holds):
                     self.collector.on_task(wish, now)
                 self._write_presences()
                 self._read_changes(now)
             if now >= self._rows_at:
                 self._take_up_rows(now)
-            if self.config.worker == 1 and now >= self._days_at:
+            if now >= self._roll_at:
+                self._call_roll(now)
+            if now >= self._days_at:
                 self._days_at = now + self.config.days_every_s
                 self._note_days()
             self._run(self._take_put_off(now) + self.collector.on_tick(now), now)
@@ -256,7 +292,8 @@ class Subscriber:
         if self._begin_at is not None:
             return self._begin_at
         put_off_until = min(self._rates.next_deadline(), self._new_streams.next_deadline())
-        return min(self._wishes_at, self._rows_at, self._days_at, self.collector.next_deadline(), put_off_until)
+        own = min(self._wishes_at, self._rows_at, self._roll_at, self._days_at)
+        return min(own, self.collector.next_deadline(), put_off_until)
 
     def _begin_again(self, problem: Exception, now: float) -> None:
         """Forget what was concluded from messages that were not committed; nothing of it was acknowledged.
@@ -292,9 +329,23 @@ class Subscriber:
         log.warning("database_away", extra={"also": also})
 
     def _take_up_rows(self, now: float) -> None:
-        """Look at the rows again: another process with this number may have moved them, or heard of other heads."""
+        """Look at the rows again: another process may have moved them, heard of other heads, or left tasks behind.
+
+        It has this worker's number, or it answered for these tills while there were more workers, or fewer.
+        """
         self._rows_at = now + self.config.sweep_s
-        self.collector.on_rows(self.store.tills(), self.store.heard_heads(self._clock_ms()), now)
+        self.collector.on_rows(*self._own_rows(), now)
+        self._take_up_tasks(now)
+
+    def _call_roll(self, now: float) -> None:
+        """Tell the others that this worker runs, and people if the workers do not agree."""
+        self._roll_at = now + CALL_EVERY_S
+        for wrong in self._roll.call(self._clock_ms()):
+            log.warning("workers_disagree", extra={"also": {"worker": str(self._share), "error": wrong}})
+
+    def _take_up_tasks(self, now: float) -> None:
+        for task in self._open_tasks():
+            self.collector.on_task(task, now)
 
     # -- Commands --------------------------------------------------------------------------------------------------
 
@@ -321,7 +372,7 @@ class Subscriber:
         tasks = [self._task_row(task, at_ms, now) for task in note.tasks]
         self.store.settle(note.doubted, at_ms)  # First: its heads are among those that are passed.
         self.store.note(
-            at_ms, heads=note.heads, passed=note.passed, gaps=note.gaps, verified=note.verified, tasks=tasks
+            at_ms, heads=note.heads, passed=note.passed, lost=note.lost, verified=note.verified, tasks=tasks
         )
 
     def _task_row(self, task: Task, at_ms: int, now: float) -> tuple[object, ...]:
@@ -329,7 +380,7 @@ class Subscriber:
         finished_at_ms = None if task.is_open else at_ms
         span = (task.span.stream, task.span.after, task.span.through) if task.span else (None, None, None)
         return (
-            task.task_id, task.till, self.config.worker, task.state, task.reason, task.attempts, created_at_ms,
+            task.task_id, task.till, self._share.number, task.state, task.reason, task.attempts, created_at_ms,
             finished_at_ms, task.note, *span,
         )  # fmt: skip
 
@@ -366,14 +417,15 @@ class Subscriber:
         self.collector.on_approvals(self.store.unapproved())
         self._take_up_backup()
         with self.store.database.bind_ctx(MODELS):
-            self._wanted = settings.wanted()
+            wanted = settings.wanted()
+        self._wanted = {till: one for till, one in wanted.items() if self._share.holds(till)}
         self._post.on_wanted({till: one.revision for till, one in self._wanted.items()}, now)
 
     def _take_up_backup(self) -> None:
         """Let tills forget what a new backup holds, and show when it was verified."""
-        before, self.collector.speech.backed_up = self.collector.speech.backed_up, self.store.backed_up()
+        before, self.collector.speech.backed_up = self.collector.speech.backed_up, self._own_backed_up()
         if self._is_linked and before.verified_at_ms != self.collector.speech.backed_up.verified_at_ms:
-            self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=True))
+            self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
 
     def _note_days(self) -> None:
         for one in self._days.note_days(self._clock_ms(), self.config.days_at_once):
@@ -398,8 +450,9 @@ class Subscriber:
 
     def stop(self) -> None:
         """Say goodbye and write what has been heard; the link may be stopped after it."""
-        self._publish(topics.CENTRAL_PRESENCE.of(worker=self.config.worker), self.presence(online=False))
+        self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=False))
         self._write_presences()
+        self._roll.leave()
 
 
 def _log_outcome(outcome: Outcome) -> None:

@@ -24,7 +24,7 @@ Tell = Callable[[str, int, int], None]
 _HELD_BEFORE_SINCE = 3
 """The migration that made the table ``held_before``."""
 _MARKS = "SELECT till_id, stream, through, digest FROM watermark ORDER BY id"
-_FORGOTTEN_SINCE = 7
+_FORGOTTEN_SINCE = 9
 """The migration since which bytes may be forgotten."""
 _MINE = "WHERE till_id = ? AND stream = ? ORDER BY sequence"
 _BODIES = f"SELECT sequence, body, NULL FROM {{table}} {_MINE}"

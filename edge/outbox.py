@@ -215,6 +215,7 @@ class Outbox:
         self._stored = min(self._stored, self._newest)  # Rows may be gone that were stored: their numbers come again.
         self._saved = self._facts()
         self._oldest_unsent: tuple[int, int | None] = (0, None)
+        self._stored_at: tuple[str, int, bytes | None] = ("", 0, None)
 
     # -- Appending -------------------------------------------------------------------------------------------------
 
@@ -252,6 +253,7 @@ class Outbox:
             stored=self._stored,
             oldest_unsent_at_ms=self._unsent_since(),
             previous=self._previous,
+            stored_digest=self._digest_stored(),
         )
 
     def digest_at(self, sequence: int) -> bytes | None:
@@ -294,6 +296,14 @@ class Outbox:
             row: tuple[int] | None = self._connection.execute(_OLDEST_UNSENT, (self._stored + 1,)).fetchone()
             self._oldest_unsent = self._stored + 1, row[0] if row else None
         return self._oldest_unsent[1]
+
+    def _digest_stored(self) -> bytes | None:
+        """Return the digest at what is stored; asked for with every head, so remembered."""
+        if self._stored in (0, self._newest):
+            return None
+        if self._stored_at[:2] != (self._stream, self._stored):
+            self._stored_at = self._stream, self._stored, self.digest_at(self._stored)
+        return self._stored_at[2]
 
     # -- What central has ------------------------------------------------------------------------------------------
 

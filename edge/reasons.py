@@ -9,13 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from wire import versions
+from wire.cuts import CUTS_MIN
 from wire.messages import VERSIONS
 from wire.reasons import TILL_TROUBLES, Code, Reason, foremost
 
 DISK_FREE_MIN_BYTES = 64 * 2**20
-SETTLED_S, CUTS_MIN, CUTS_WITHIN_S = 300.0, 4, 1200.0
-"""So many connections cut within so long, none of which lived for ``SETTLED_S``: two agents that share an identity make
-at least five, once both wait ``reconnect_max_s`` each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,37 +41,6 @@ class Facts:
     """It was, and what is left of it lies beside the one that was made of it."""
     settings_error: str = ""
     automation_error: str = ""
-
-
-@dataclass(slots=True)
-class Cuts:
-    """Counts connections that ended soon after they had begun; times are seconds of a monotonic clock.
-
-    Two agents with one identity throw each other out by every connection they make, and nobody tells them why.
-    """
-
-    _begun_at: float | None = None
-    _at: list[float] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        """How many there were in the last ``CUTS_WITHIN_S``."""
-        return len(self._at)
-
-    def begin(self, now: float) -> None:
-        """Note that a connection is up."""
-        self._begun_at = now
-
-    def end(self, now: float) -> None:
-        """Note that there is none any more; one that could not be made was not cut."""
-        if self._begun_at is not None and now - self._begun_at < SETTLED_S:
-            self._at.append(now)
-        self._begun_at = None
-        self.forget(now)
-
-    def forget(self, now: float) -> None:
-        """Let go of what was long ago."""
-        self._at = [at for at in self._at if now - at < CUTS_WITHIN_S]
 
 
 @dataclass(slots=True)

@@ -132,6 +132,9 @@ def link_settings(config: EdgeConfig, rng: Random) -> LinkSettings:
             topics.SETTINGS.of(till=till),
             topics.CENTRAL_PRESENCE.of(),
         ),
+        # By QoS 1 NATS keeps a durable consumer for each subscription of each till: 60 tills took 16 s to connect to a
+        # cluster, and some were refused when a node was lost. What is lost here central says again by itself.
+        subscribe_qos=0,
         will_topic=topics.TILL_PRESENCE.of(till=till),
         keepalive_s=config.keepalive_s,
         tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wire import codec
+from wire.cuts import Cuts
 from wire.messages import VERSIONS, TillPresence, said
 from wire.reasons import Reason
 from wire.translation import tell
@@ -24,7 +25,7 @@ from .cashier import CashierFile
 from .config import EdgeConfig
 from .intake import folder
 from .outbox import Outbox
-from .reasons import Cuts, Facts, Lasting, reason_of, troubles_of
+from .reasons import Facts, Lasting, reason_of, troubles_of
 from .salvage import damaged_files
 from .syps import Syps
 

@@ -28,6 +28,8 @@ class Head:
     stored: int
     oldest_unsent_at_ms: int | None
     previous: tuple[History, ...] = ()
+    stored_digest: bytes | None = None
+    """The chain's digest at ``stored``, None at either end and where it is not held."""
 
     @property
     def unsent(self) -> int:
@@ -107,6 +109,7 @@ def doorbell(head: Head, boot_id: str, *, urgent: bool = False) -> ReceiptClosed
         newest=head.newest,
         digest=head.digest,
         stored=head.stored,
+        stored_digest=head.stored_digest,
         boot_id=boot_id,
         previous=head.previous,
         oldest_unsent_at_ms=head.oldest_unsent_at_ms,

@@ -51,6 +51,7 @@ class FleetSettings:
     """How fast the first connections are made: a fleet that is switched on all at once would be one long queue."""
     keepalive_s: int = 30
     presence_every_s: float = 60.0
+    ring_again_s: float = 60.0
     reconnect_min_s: float = 1.0
     reconnect_max_s: float = 120.0
     seed: int = 1
@@ -105,6 +106,7 @@ class Fleet:
             token=self._token_of(till_id),
             keepalive_s=settings.keepalive_s,
             presence_every_s=settings.presence_every_s,
+            ring_again_s=settings.ring_again_s,
             reconnect_min_s=settings.reconnect_min_s,
             reconnect_max_s=settings.reconnect_max_s,
             state_dir=str(settings.outbox_dir / till_id if settings.outbox_dir else "/nonexistent"),

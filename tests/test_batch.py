@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from factories import NOW_MS, TILL, a_parcel, a_stream, digest_of, some_sales
 
-from central.batch import Batch, Heard, Mark, NewStream, Outcome, with_conflicts
+from central.batch import Batch, Heard, Mark, NewStream, Outcome, gap_of, with_conflicts
 from central.judge import Refused, judge
 from wire import chain
 from wire.messages import History, Quarantined
@@ -56,7 +56,7 @@ def test_a_head_beyond_the_upload_stays_open():
     batch = Batch(NOW_MS)
     take(batch, a_parcel(BODIES), START, [Heard(a_stream(), "b", 5, b"x" * 16, written=True)])
 
-    assert (batch.gaps, batch.passed) == ([], [])
+    assert (batch.lost, batch.passed) == ([], [])
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -68,8 +68,8 @@ def test_a_head_within_the_upload_is_compared_at_its_very_number(newest, written
     take(wrong, a_parcel(BODIES), START, [Heard(a_stream(), "b", newest, digest_of(BODIES[: newest - 1]), written)])
 
     passed = [(TILL, a_stream(), "b", newest)] if written else []
-    assert ([], passed) == (right.gaps, right.passed)
-    assert ([(TILL, a_stream(), 1, newest)], passed) == ([gap[:4] for gap in wrong.gaps], wrong.passed)
+    assert ([], passed) == (right.lost, right.passed)
+    assert ([(TILL, newest)], passed) == ([(till, one.newest) for till, one, _ in wrong.lost], wrong.passed)
 
 
 def test_a_take_over_names_each_loss_once():
@@ -85,14 +85,26 @@ def test_a_take_over_names_each_loss_once():
     marks = {(TILL, a_stream(n)): Mark(a_stream(n), 4, b"m" * 16) for n in (1, 2)}
     heads = [
         Heard(a_stream(1), "b", 12, b"1" * 16, written=True),
-        Heard(a_stream(2), "b", 7, b"7" * 16, written=True, after=3),
+        Heard(a_stream(2), "b", 7, b"7" * 16, written=True),
         Heard(a_stream(3), "b", 1, b"3" * 16, written=False),
     ]
     batch = Batch(NOW_MS)
     batch.take_over(new, marks, heads)
 
-    assert [(TILL, a_stream(1), 5, 9), (TILL, a_stream(2), 4, 7)] == [gap[:4] for gap in batch.gaps]
+    assert [(TILL, a_stream(1), 5, 9)] == [gap[:4] for gap in batch.gaps]
+    assert [(TILL, heads[1])] == [lost[:2] for lost in batch.lost]
     assert [(TILL, a_stream(1), "b", 12), (TILL, a_stream(2), "b", 7)] == batch.passed
+
+
+@pytest.mark.parametrize(
+    ("agreed", "held", "first"),
+    [(b"3" * 16, b"3" * 16, 4), (b"3" * 16, b"x" * 16, 1), (b"3" * 16, None, 1), (None, None, 1)],
+)
+def test_a_gap_begins_behind_the_history_that_is_provably_held(agreed, held, first):
+    """Where central's digest is another one, or unknown, whatever the till takes for stored may be lost."""
+    head = Heard(a_stream(), "b", 7, b"7" * 16, after=3, agreed=agreed)
+
+    assert (TILL, a_stream(), first, 7, "why") == gap_of((TILL, head, "why"), lambda *_: held)
 
 
 def test_a_refused_document_is_quarantined_with_its_bytes_and_their_digest():

@@ -328,7 +328,7 @@ def test_an_open_gap_makes_the_days_it_may_be_of_partial_until_a_person_closes_i
     """A restored image cannot send what was rung for: that day, and not the ones before."""
     till = Till(store)
     till.shift(2, "2026-02-28", 1).shift(2, DAY, 2).verify()
-    rung = Heard(till.stream, "boot", 11, b"x" * 16, after=8)
+    rung = Heard(till.stream, "boot", 11, b"x" * 16, after=8, agreed=digest_of(till.sent[:8]))
     store.open_streams([NewStream("till-1", a_stream(2), ())], {"till-1": (rung,)}, CLOSED_MS)
     store.note(CLOSED_MS, verified=[("till-1", a_stream(2))])
 
@@ -590,7 +590,7 @@ def test_a_gap_that_is_found_later_opens_the_day_before_it(store):
     till.verify()
     assert notes(store, looks=looks) == [(DAY, "day_complete")]
 
-    rung = Heard(till.stream, "boot", 9, b"x" * 16, after=3)
+    rung = Heard(till.stream, "boot", 9, b"x" * 16, after=3, agreed=digest_of(till.sent[:3]))
     store.open_streams([NewStream("till-1", a_stream(2), ())], {"till-1": (rung,)}, NEXT_NOON_MS)
     assert notes(store, looks=looks) == [(DAY, "day_reopened")]
 

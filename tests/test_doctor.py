@@ -178,7 +178,7 @@ def test_what_only_a_till_can_see_is_found(changes, expected):
 
 
 @pytest.mark.parametrize(
-    ("version", "worker", "expected"),
+    ("version", "workers", "expected"),
     [
         ("3.40.1", 1, {}),
         ("3.40.1", 2, {"sqlite_version": "warning"}),
@@ -186,9 +186,9 @@ def test_what_only_a_till_can_see_is_found(changes, expected):
         ("3.51.3", 2, {}),
     ],
 )
-def test_an_sqlite_that_two_writers_can_damage_is_a_finding_where_there_are_two(version, worker, expected):
+def test_an_sqlite_that_two_writers_can_damage_is_a_finding_where_there_are_two(version, workers, expected):
     """3.7.0 to 3.51.2: one program alone writes the log back, unless several workers share the database."""
-    facts = with_values(with_file(CENTRAL_FACTS, sqlite_version=version), worker=worker)
+    facts = replace(with_file(CENTRAL_FACTS, sqlite_version=version), workers=workers)
     assert wrong(at_central.examine(facts)) == expected
 
 

@@ -44,12 +44,26 @@ def asked_at(when):
     return Task("t", TILL, "sweep", when, first_asked_at=when)
 
 
-def test_a_head_remembers_how_far_both_agreed(heads, state):
-    """What the till knows stored, and central has: behind that its own history begins."""
-    heads.hear(TILL, state, head_of(a_bell(9, stored=3)), mark(5), 0)
-    heads.hear(TILL, state, head_of(a_bell(12, stored=7)), mark(5), 1)
+def test_a_head_remembers_how_far_its_till_says_that_both_agreed(heads, state):
+    """By the digest there, which central can compare; what it takes back later makes it forget nothing."""
+    heads.hear(TILL, state, head_of(a_bell(9, stored=3, stored_digest=digest(3))), mark(5), 0)
+    heads.hear(TILL, state, head_of(a_bell(12, stored=0)), mark(5), 1)
 
-    assert [(12, 5)] == [(one.newest, one.after) for one in open_heads(state)]
+    assert [(12, 3, digest(3))] == [(one.newest, one.after, one.agreed) for one in open_heads(state)]
+
+
+def test_what_a_till_takes_for_stored_beyond_the_watermark_says_nothing_of_what_lies_below(heads, state):
+    """Central has lost it since, and may have come this far again by another history, a clone's."""
+    heads.hear(TILL, state, head_of(a_bell(12, stored=7, stored_digest=digest(7))), mark(5), 0)
+
+    assert [(12, 0, None)] == [(one.newest, one.after, one.agreed) for one in open_heads(state)]
+
+
+def test_a_number_without_a_digest_is_a_belief_and_no_proof(heads, state):
+    """As a till of an earlier version says it, and one whose document there is gone."""
+    heads.hear(TILL, state, head_of(a_bell(12, stored=3)), mark(5), 0)
+
+    assert [(12, 0, None)] == [(one.newest, one.after, one.agreed) for one in open_heads(state)]
 
 
 def test_what_is_exactly_held_is_no_head(heads, state):
@@ -88,13 +102,13 @@ def test_a_late_doorbell_of_a_stream_that_was_taken_over_is_no_news(heads, state
 
 
 def test_a_till_that_holds_nothing_more_leaves_a_gap_of_what_it_rang_for_before_it_was_asked(heads, state):
-    """Everything behind what both agreed on; what was rung for after the question stays open."""
-    heads.hear(TILL, state, head(9, "before", after=2), mark(5), 1)
+    """What was rung for after the question stays open."""
+    heads.hear(TILL, state, head(9, "before"), mark(5), 1)
     heads.hear(TILL, state, head(8, "after"), mark(5), 3)
     heads.end(TILL, state, asked_at(2))
 
-    _, gaps, _ = heads.to_settle()
-    assert [(TILL, a_stream(), 3, 9)] == [gap[:4] for gap in gaps]
+    _, lost, _ = heads.to_settle()
+    assert [(TILL, "before", 9)] == [(till, one.boot_id, one.newest) for till, one, _ in lost]
     assert ["after"] == [one.boot_id for one in open_heads(state)]
 
 
@@ -123,8 +137,8 @@ def test_a_head_below_the_watermark_is_looked_into_unless_the_till_that_answers_
     heads.hear(TILL, state, head(4), mark(5), 1)
     heads.end(TILL, state, asked_at(2))
 
-    _, gaps, found = heads.to_settle()
-    assert (gaps, len(found)) == ((), doubted)
+    _, lost, found = heads.to_settle()
+    assert (lost, len(found)) == ((), doubted)
 
 
 def test_a_head_that_another_process_came_past_lies_below(heads, state):

@@ -164,6 +164,7 @@ def linked():
             client_id="till-1",
             token="secret",
             subscriptions=("a/b", "c/+/d"),
+            subscribe_qos=1,
             will_topic="till/till-1/presence",
             connect_timeout_s=1,
             reconnect_min_s=0.01,

@@ -188,6 +188,17 @@ def test_the_oldest_unsent_document_tells_how_long_it_waits(outbox):
 # -- What central has --------------------------------------------------------------------------------------------------
 
 
+def test_the_head_tells_the_digest_at_what_is_stored(outbox):
+    """By it central sees whether it holds this very history; at either end there is nothing to say."""
+    filled(outbox, 3)
+    stream, bodies = outbox.head().stream, outbox.read_after(0, 3, 10_000)
+
+    for stored, count in ((0, None), (1, 1), (2, 2), (3, None)):
+        outbox.mark_stored(stored, CENTRAL, None)
+        digest = count and chain.follow_all(chain.first(stream), bodies[:count])
+        assert outbox.head().stored_digest == digest
+
+
 def test_what_central_has_is_written_with_the_next_commit(opened, path):
     """Marking costs no fsync: a crash loses it harmlessly, the next document or ``save`` writes it."""
     outbox = opened(path)

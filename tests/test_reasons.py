@@ -14,6 +14,7 @@ from central.models import MODELS
 from central.reasons import Facts, Limits, Wanted, reason_of
 from edge import reasons as edge_reasons
 from wire.codec import encode
+from wire.cuts import Cuts
 from wire.messages import TillPresence, said
 from wire.reasons import KINDS, TILL_TROUBLES, Reason
 
@@ -257,7 +258,7 @@ def test_the_till_explains_itself_by_the_same_list(facts, code, detail):
 @pytest.mark.fault("F16")
 def test_connections_that_end_soon_are_counted_for_a_while():
     """Four in twenty minutes are a sign; one that lived long, or was never made, counts not at all."""
-    cuts = edge_reasons.Cuts()
+    cuts = Cuts()
     for at in (0, 100, 200, 300):
         cuts.begin(at)
         cuts.end(at + 50)

@@ -71,7 +71,7 @@ def a_plan(**changed):
 
 
 def nats_users(plan):
-    text = nats.files(plan, "/state", None)["users.conf"]
+    text = nats.files(plan, "/state", "127.0.0.1:8222", None)["users.conf"]
     return [json.loads(line) for line in text.splitlines() if line.strip().startswith('{"user"')]
 
 

@@ -552,7 +552,8 @@ def central(whole):
     store.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
     (outcome,) = store.ingest([a_parcel(BODIES[:STORED])], {}, NOW_MS)
     assert outcome.kind == "advanced"
-    store.note(NOW_MS, heads=[(TILL, Heard(a_stream(), BOOT, 150, digest_of(BODIES), after=STORED))])
+    promised = Heard(a_stream(), BOOT, 150, digest_of(BODIES), after=STORED, agreed=digest_of(BODIES[:STORED]))
+    store.note(NOW_MS, heads=[(TILL, promised)])
     yield store
     store.close()
 

@@ -248,8 +248,8 @@ def test_a_database_that_refuses_as_a_whole_leaves_everything_as_it_was(store):
 # -- Heads, take-over and gaps -----------------------------------------------------------------------------------------
 
 
-def head(newest, digest, stream=None, boot="boot-1", *, written=True, after=0):
-    return Heard(stream or a_stream(), boot, newest, digest, written, after)
+def head(newest, digest, stream=None, boot="boot-1", *, written=True, after=0, agreed=None):
+    return Heard(stream or a_stream(), boot, newest, digest, written, after, agreed)
 
 
 def test_a_head_that_is_reached_with_its_digest_is_passed(store):
@@ -271,9 +271,8 @@ def test_a_head_that_is_reached_with_another_digest_becomes_a_gap(store):
     bodies = some_sales(4)
     store.ingest([a_parcel(bodies[:1])], {}, NOW_MS)
 
-    store.ingest(
-        [a_parcel(bodies[1:], before=bodies[:1])], {TILL: (head(3, b"x" * 16, written=False, after=1),)}, NOW_MS
-    )
+    replaced = head(3, b"x" * 16, written=False, after=1, agreed=digest_of(bodies[:1]))
+    store.ingest([a_parcel(bodies[1:], before=bodies[:1])], {TILL: (replaced,)}, NOW_MS)
 
     assert [(a_stream(), 2, 3)] == gaps(store)
 
@@ -350,7 +349,8 @@ def test_a_head_that_another_process_passed_is_settled_by_the_documents(store):
     """Two processes with one number: what one heard and the other came past is held, or a gap."""
     bodies = some_sales(3)
     opened(store)
-    held, replaced = head(2, digest_of(bodies[:2]), boot="a"), head(2, b"x" * 16, boot="b", after=1)
+    held = head(2, digest_of(bodies[:2]), boot="a")
+    replaced = head(2, b"x" * 16, boot="b", after=1, agreed=digest_of(bodies[:1]))
     store.note(NOW_MS, heads=[(TILL, held), (TILL, replaced)])
     store.ingest([a_parcel(bodies)], {}, NOW_MS)
 
@@ -377,9 +377,21 @@ def test_a_head_that_was_not_exactly_taken_over_becomes_a_gap(store, ended):
     store.ingest([a_parcel(some_sales(2))], {}, NOW_MS)
     previous = (History(stream=a_stream(), newest=ended[0], digest=ended[1]),) if ended else ()
 
-    opened(store, stream=a_stream(2), previous=previous, heard={TILL: (head(5, b"5" * 16, after=2),)})
+    rung = head(5, b"5" * 16, after=2, agreed=digest_of(some_sales(2)))
+    opened(store, stream=a_stream(2), previous=previous, heard={TILL: (rung,)})
 
     assert [(a_stream(), 3, 5)] == gaps(store)
+
+
+def test_what_another_history_holds_under_its_numbers_is_no_part_of_a_promise(store):
+    """Central went back and a clone's documents stand there now: all that was rung for may be lost."""
+    opened(store)
+    store.ingest([a_parcel(some_sales(2, first=7))], {}, NOW_MS)
+
+    rung = head(5, b"5" * 16, after=1, agreed=digest_of(some_sales(1)))
+    opened(store, stream=a_stream(2), heard={TILL: (rung,)})
+
+    assert [(a_stream(), 1, 5)] == gaps(store)
 
 
 def test_what_an_earlier_stream_had_pruned_above_the_watermark_is_a_gap(store):

@@ -85,6 +85,8 @@ class LinkSettings:
     client_id: str
     token: str
     subscriptions: tuple[str, ...]
+    subscribe_qos: int
+    """1 where PUBACK, sent after the commit, is what slows a broker down; 0 where what is lost is said again anyway."""
     will_topic: str
     keepalive_s: int = 30
     connect_timeout_s: float = 5.0
@@ -242,7 +244,7 @@ class Connection:
         if reason.is_failure:
             self.end(f"the broker refused: {reason}", is_refused=reason.value in LOGIN_REFUSED)
             return
-        client.subscribe([(topic, QOS) for topic in self._settings.subscriptions])
+        client.subscribe([(topic, self._settings.subscribe_qos) for topic in self._settings.subscriptions])
 
     def _on_subscribe(self, _client: Client, _userdata: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         refused = [

@@ -82,7 +82,8 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ReceiptClosed(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     """Till → central, retained: the doorbell. I hold documents ``oldest..newest``; the chain's digest is at newest.
 
-    ``stored`` is what the till believes central has. May be lost, repeated or late: the next one says it all again.
+    ``stored`` is what the till believes central has, ``stored_digest`` its own chain's digest there: left out at 0 and
+    at newest, and where it is no longer held. May be lost, repeated or late: the next one says it all again.
     """
 
     stream: StreamId
@@ -90,6 +91,7 @@ class ReceiptClosed(Versioned, frozen=True, kw_only=True, omit_defaults=True):
     newest: Sequence
     digest: Digest
     stored: Sequence = 0
+    stored_digest: Digest | None = None
     boot_id: ShortId
     previous: Annotated[tuple[History, ...], Meta(max_length=HISTORIES_MAX)] = ()
     oldest_unsent_at_ms: EpochMs | None = None

@@ -125,6 +125,7 @@ def for_mosquitto(account: str, **asked: Any) -> None:
 @click.option(
     "--state-dir", default="/var/lib/nats/tillstream", show_default=True, help="Where JetStream keeps its files."
 )
+@click.option("--monitor", default="127.0.0.1:8222", show_default=True, help="Where it tells how it is, by HTTP.")
 @click.option("--cluster", help="The cluster's name, the same on each node.")
 @click.option(
     "--node", type=click.IntRange(1, 99), default=1, show_default=True, help="Which of --routes this node is."
@@ -134,7 +135,9 @@ def for_mosquitto(account: str, **asked: Any) -> None:
     default="",
     help="All nodes' addresses for each other, host:port with commas between, the same on each node.",
 )
-def for_nats(account: str, state_dir: str, cluster: str | None, node: int, routes: str, **asked: Any) -> None:
+def for_nats(
+    account: str, state_dir: str, monitor: str, cluster: str | None, node: int, routes: str, **asked: Any
+) -> None:
     """Write the configuration of a NATS server with JetStream, alone or as a node of a cluster.
 
     \b
@@ -145,7 +148,7 @@ def for_nats(account: str, state_dir: str, cluster: str | None, node: int, route
         --routes 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222
     """
     nodes = _cluster(cluster, node, routes)
-    _write(asked, account, lambda plan: nats.files(plan, state_dir, nodes))
+    _write(asked, account, lambda plan: nats.files(plan, state_dir, monitor, nodes))
 
 
 def _cluster(name: str | None, node: int, routes: str) -> nats.Cluster | None:

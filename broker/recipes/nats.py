@@ -43,25 +43,27 @@ def parse_routes(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def files(plan: Plan, state_dir: str, cluster: Cluster | None) -> Files:
+def files(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> Files:
     """Return the whole configuration of one server; raises ValueError if it knows no till."""
     plan.require_till_ids()
     return {
-        "nats.conf": "\n".join(_server(plan, state_dir, cluster)) + "\n",
+        "nats.conf": "\n".join(_server(plan, state_dir, monitor, cluster)) + "\n",
         "users.conf": _users(plan),
         "nats.service": _unit(plan, state_dir),
         "nftables.conf": rules(plan),
-        "README.md": _readme(plan, state_dir, cluster),
+        "README.md": _readme(plan, state_dir, monitor, cluster),
     }
 
 
-def _server(plan: Plan, state_dir: str, cluster: Cluster | None) -> list[str]:
+def _server(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> list[str]:
     nodes = len(cluster.routes) if cluster else 1
     lines = [
         "# NATS for tillstream. README.md beside this file says what to do with it.",
         f"server_name: {_text(f'{cluster.name}-{cluster.node}' if cluster else 'tillstream')}",
         "# NATS's own protocol: nobody in users.conf may log in by it.",
         'listen: "127.0.0.1:-1"',
+        "# /healthz says whether this server is in step, /connz who is connected.",
+        f"http: {_text(monitor)}",
         f"max_connections: {plan.connections_max}",
         f"max_payload: {PACKET_LIMIT_BYTES}",
         'write_deadline: "10s"',
@@ -124,16 +126,9 @@ def _user(plan: Plan, who: Identity) -> dict[str, Any]:
     for grant in grants():
         if grant.party == who.party:
             rights[grant.access].append(_subject(grant.pattern, who))
-    login = (
-        {"user": f"CN={who.user}"}
-        if plan.security == "mutual"
-        else {
-            "user": who.user,
-            "password": plan.token(who.user),
-        }
-    )
+    by_token = {"user": who.user, "password": plan.token(who.user)}
     return {
-        **login,
+        **({"user": f"CN={who.user}"} if plan.security == "mutual" else by_token),
         "permissions": {"publish": {"allow": rights["write"]}, "subscribe": {"allow": rights["read"]}},
         "allowed_connection_types": ["MQTT"],
     }
@@ -171,7 +166,7 @@ WantedBy=multi-user.target
 """
 
 
-def _readme(plan: Plan, state_dir: str, cluster: Cluster | None) -> str:
+def _readme(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> str:
     tls = {
         "plain": "",
         "tls": "Put `server.crt` and `server.key` into this folder, readable by the account below.\n\n",
@@ -183,7 +178,9 @@ def _readme(plan: Plan, state_dir: str, cluster: Cluster | None) -> str:
         nodes = f"""This is node {cluster.node} of {len(cluster.routes)} of the cluster `{cluster.name}`.
 Run the recipe on each node with its own `--node` and the same `--routes`; give tills and central all nodes in
 `broker_urls`. With TLS `server.crt` is shown to the other nodes too and checked with `ca.crt`: it needs both uses,
-server and client. While one node of three is away all goes on; with two away nothing does.
+server and client. While one node of three is away all goes on, after a pause; with two away nothing does. A node that
+was started again counts as away until it is in step: take the next one down only when
+`curl -f http://{monitor}/healthz` says so.
 
 """
     return f"""# NATS for tillstream

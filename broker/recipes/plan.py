@@ -13,7 +13,7 @@ from broker.access import CENTRAL_PREFIX
 from broker.settings import MIB, is_loopback
 
 Security = Literal["plain", "tls", "mutual"]
-"""Nothing but loopback and tokens; TLS and tokens; or TLS and a certificate of each client, whose CN is its name."""
+"""Nothing but loopback and tokens; TLS and tokens; or TLS and a certificate of each client, CN = the user."""
 
 PACKET_LIMIT_BYTES = 2 * MIB
 INFLIGHT_MAX = 1000

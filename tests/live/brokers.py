@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +30,7 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 NATS = str(Path(sys.executable).with_name("nats-server"))
 TILLS = tuple(f"till-{number}" for number in range(1, 201))
 """Mosquitto and NATS have to know their users beforehand."""
-CENTRALS = ("central-1", "central-2")
+CENTRALS = tuple(f"central-{number}" for number in range(1, 5))
 START_S = 15.0
 PACKET_LIMIT_BYTES = 2 * 1024 * 1024
 
@@ -84,6 +86,14 @@ class Server:
 
     command: list[str]
     port: int
+    monitor: str = ""
+    """Where a NATS server tells by HTTP how it is."""
+
+    def told(self, path: str) -> dict:
+        """Return what a NATS server says of itself; empty while it is away or says that it is not well."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.monitor}{path}", timeout=5) as answer:
+            return json.loads(answer.read())
+        return {}
 
 
 def recipe(kind: str, folder: Path, port: int, *options: str, tills: Sequence[str] = TILLS) -> None:
@@ -112,15 +122,16 @@ def mosquitto_server(folder: Path, port: int, *lines: str, host: str = "127.0.0.
     recipe("mosquitto", folder, port, *_as_options(options), tills=options.get("tills", TILLS))
     config = folder / "mosquitto.conf"
     text = config.read_text("utf-8").replace(f"listener {port} 127.0.0.1\n", f"listener {port} {host}\n")
-    config.write_text(text + "\n".join(lines) + "\n", "utf-8")
+    config.write_text(text + "".join(f"{line}\n" for line in lines), "utf-8")
     return Server([MOSQUITTO, "-c", str(config)], port)
 
 
-def nats_server(folder: Path, port: int, **options) -> Server:
+def nats_server(folder: Path, port: int, monitor: str = "", **options) -> Server:
     """Return a real NATS server from its recipe."""
-    state = ["--state-dir", str(folder / "state")]
+    monitor = monitor or f"127.0.0.1:{free_port()}"
+    state = ["--state-dir", str(folder / "state"), "--monitor", monitor]
     recipe("nats", folder, port, *state, *_as_options(options), tills=options.get("tills", TILLS))
-    return Server([NATS, "-c", str(folder / "nats.conf")], port)
+    return Server([NATS, "-c", str(folder / "nats.conf")], port, monitor)
 
 
 def nats_cluster(folder: Path, nodes: int = 3, **options) -> list[Server]:

@@ -1,17 +1,18 @@
-"""Owns two hosts that are network namespaces of this machine, and the cable between them, which can be bad.
+"""Owns hosts that are network namespaces of this machine: one alone, or two and a cable that can be bad.
 
 Names are unique, only what was made here is removed, and it is removed whatever happens. Needs root.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -36,10 +37,50 @@ def why_not() -> str:
 
 def main(arguments: list[str]) -> None:
     """Go into a namespace, and be the program that is named."""
-    with Path(f"/run/netns/{arguments[0]}").open() as namespace:
-        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
-            sys.exit(f"cannot enter {arguments[0]}: {os.strerror(ctypes.get_errno())}")
+    _enter(arguments[0])
     importlib.import_module(arguments[1]).main(arguments[2:])
+
+
+def _enter(name: str) -> None:
+    with Path(f"/run/netns/{name}").open() as namespace:
+        _set_namespace(namespace.fileno())
+
+
+def _set_namespace(number: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(number, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot enter a network namespace")
+
+
+class OneHost:
+    """A host with nothing but its loopback; ``command`` goes before a program that is to run there."""
+
+    def __enter__(self) -> Self:
+        self.name = f"tillstream-{uuid4().hex[:8]}"
+        self.command = (IP, "netns", "exec", self.name)
+        _run(IP, "netns", "add", self.name)
+        _run(IP, "-n", self.name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _run(IP, "netns", "delete", self.name)
+
+    def load(self, rules: Path) -> None:
+        """Load nftables rules."""
+        _run(*self.command, NFT, "-f", str(rules))
+
+    def dropped(self) -> int:
+        """Return how many packets the rules have dropped."""
+        return sum(map(int, re.findall(r"packets (\d+)", _run(*self.command, NFT, "list", "ruleset"))))
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Make sockets there: what this thread opens meanwhile belongs to that host, also after it."""
+        with Path("/proc/thread-self/ns/net").open() as here:
+            _enter(self.name)
+            try:
+                yield
+            finally:
+                _set_namespace(here.fileno())
 
 
 class TwoHosts:

@@ -27,6 +27,8 @@ from wire.automation import with_per_receipt_upload
 from wire.tokens import token_of
 
 START_MS = 1_772_000_000_000
+START_S = 60.0
+"""Twenty agents start at once, on a machine that has other things to do."""
 
 
 class Program:
@@ -49,6 +51,10 @@ class Program:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.kills += 1
+
+    def ask_to_stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
 
     def stop(self) -> int:
         if self.process is None:
@@ -85,7 +91,9 @@ class Till:
         )
         (self.folder / "spool").mkdir(parents=True)
         TillAutomation(self.folder / "state").change(lambda automation: with_per_receipt_upload(automation)[0])
-        self.agent = Program(station.folder / f"{till_id}.log", tillstream("edge", "run"), self.environment)
+        self.agent = Program(
+            station.folder / f"{till_id}.log", [*station.inside, *tillstream("edge", "run")], self.environment
+        )
         self.socket = self.folder / "run" / "edge.sock"
         hand_over = FirstThat(Socket(self.socket), SpoolFolder(self.folder / "spool"))
         books = station.folder / "books"
@@ -100,7 +108,7 @@ class Till:
 
     def start(self) -> None:
         self.agent.start()
-        assert wait_until(self.is_open), self.agent.log()
+        assert wait_until(self.is_open, START_S), self.agent.log()
 
     def is_open(self) -> bool:
         """Say whether the agent answers: a killed agent leaves its socket's file behind."""
@@ -119,11 +127,17 @@ class Till:
 
 
 class Station:
-    """Broker, central and tills; the proof compares the POS's books with central's database."""
+    """Broker, central and tills, ``inside`` of another host if need be.
 
-    def __init__(self, folder: Path, kind: str, tills: int, database: str = "", **central: str) -> None:
+    The proof compares the POS's books with central's database.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, tills: int, database: str = "", inside: tuple[str, ...] = (), **central: str
+    ) -> None:
         """Put it up in a folder; without a database's URL, on SQLite. Further keys are central's."""
-        self.folder, self.kind, self.ports = folder, kind, []
+        self.folder, self.kind, self.inside = folder, kind, inside
+        self.servers = servers(kind, folder / "broker")
         self.database = database or folder / "central.db"
         (folder / "books").mkdir()
         catalogue = make_catalogue(Random(7))
@@ -131,7 +145,7 @@ class Station:
         self.broker = self.brokers[0]
         self.central = Program(
             folder / "central.log",
-            tillstream("central", "run"),
+            [*inside, *tillstream("central", "run")],
             self.environment(
                 "central-1", RECONNECT_MIN_S="0.2", RECONNECT_MAX_S="1", TIMEOUT_S="3", RETRY_MIN_S="1", **central
             ),
@@ -141,11 +155,11 @@ class Station:
     @property
     def port(self) -> int:
         """Return the port of the broker, of the first node of a cluster."""
-        return self.ports[0]
+        return self.servers[0].port
 
     @property
     def broker_urls(self) -> str:
-        return ",".join(f"mqtt://127.0.0.1:{port}" for port in self.ports)
+        return ",".join(f"mqtt://127.0.0.1:{server.port}" for server in self.servers)
 
     def environment(self, user: str, **keys: str) -> dict[str, str]:
         keys |= {
@@ -157,23 +171,26 @@ class Station:
 
     def _brokers(self) -> Iterator[Program]:
         """Yield the servers of this kind of broker: one, or the nodes of a cluster."""
-        for number, server in enumerate(servers(self.kind, self.folder / "broker"), 1):
-            self.ports.append(server.port)
-            yield Program(self.folder / f"broker-{number}.log", server.command, {})
+        for number, server in enumerate(self.servers, 1):
+            yield Program(self.folder / f"broker-{number}.log", [*self.inside, *server.command], {})
 
     def __enter__(self) -> Self:
         try:
             for program in (*self.brokers, self.central, *(till.agent for till in self.tills)):
                 program.start()
+            assert wait_until(lambda: self.query("SELECT count(*) FROM document"), START_S), self.central.log()
             for till in self.tills:
-                assert wait_until(till.is_open), till.agent.log()
+                assert wait_until(till.is_open, START_S), till.agent.log()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for program in (*(till.agent for till in self.tills), self.central, *self.brokers):
+        agents = [till.agent for till in self.tills]
+        for agent in agents:
+            agent.ask_to_stop()
+        for program in (*agents, self.central, *self.brokers):
             program.stop()
 
     def query(self, statement: str) -> list[tuple]:

@@ -12,6 +12,8 @@ from station import Station, tillstream
 BROKERS = [
     "embedded",
     pytest.param("mosquitto", marks=pytest.mark.skipif(not MOSQUITTO, reason="Mosquitto is not installed")),
+    "nats",
+    "nats-cluster",
 ]
 DRAIN_S = 60
 
@@ -54,6 +56,25 @@ def test_killing_a_process_while_documents_are_unsent_loses_and_doubles_nothing(
             station.central.log()[-2000:],
         )
         assert station.query("SELECT count(*) - count(DISTINCT till_id || document_id) FROM document") == [(0,)]
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_two_thousand_documents_of_twenty_tills_survive_the_kill_of_each_component(kind, empty_url, tmp_path):
+    """An agent, central and the broker (one node of a cluster) are killed while documents come: each arrives once."""
+    with Station(tmp_path, kind, tills=20, database=empty_url) as station:
+        for victim in (None, station.tills[0].agent, station.central, station.broker):
+            for till in station.tills[:10]:
+                till.close_documents(25)
+            if victim:
+                victim.kill()
+            for till in station.tills[10:]:
+                till.close_documents(25)
+            if victim:
+                victim.start()
+
+        assert wait_until(station.is_proven, DRAIN_S), station.central.log()[-2000:]
+        assert station.query("SELECT count(*), count(DISTINCT till_id || document_id) FROM document") == [(2000, 2000)]
+        assert station.query("SELECT (SELECT count(*) FROM quarantine), (SELECT count(*) FROM gap)") == [(0, 0)]
 
 
 def test_documents_left_in_the_spool_are_taken_when_the_agent_is_back(tmp_path):

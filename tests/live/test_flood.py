@@ -11,9 +11,11 @@ import zlib
 from itertools import count, cycle, islice
 from pathlib import Path
 
+import netns
 import pytest
 from brokers import FLEET_KEY, MOSQUITTO, TILLS, wait_until
 from factories import a_bell, a_sale, a_stream, an_upload
+from netns import OneHost
 from raw_mqtt import PINGRESP, ClosedError, RawClient, publish_packet
 from station import Station
 
@@ -30,6 +32,7 @@ BROKERS = [
 HONEST, LIAR = TILLS[0], TILLS[1]
 DOCUMENTS = 40
 DRAIN_S = 60
+WHY_NOT = netns.why_not() or ("" if MOSQUITTO else "Mosquitto is not installed")
 QUIET_S = 0.05
 FLOOR_S = 0.25
 """What the median may grow by beside being doubled: one turn of a busy machine's scheduler and one fsync."""
@@ -78,8 +81,8 @@ def lies():
 class Liar:
     """A client with a till's name and token that lies as fast as it is let; answers each request with a lie too."""
 
-    def __init__(self, port, per_s=None):
-        self._client, self._per_s = RawClient(port), per_s
+    def __init__(self, port, per_s=None, source="127.0.0.1"):
+        self._client, self._per_s = RawClient(port, source=source), per_s
         assert self._client.connect(LIAR, user=LIAR, password=token_of(FLEET_KEY, LIAR)) == 0
         self._client.subscribe(topics.UPLOAD_REQUEST.of(till=LIAR))
         self.sent, self.answered, self._stopping = 0, 0, threading.Event()
@@ -123,8 +126,8 @@ class Liar:
             self.answered += 1
 
 
-def station_of(folder, kind, tills):
-    station = Station(folder, kind, tills=tills)
+def station_of(folder, kind, tills, inside=()):
+    station = Station(folder, kind, tills, inside)
     station.central._environment["TILLSTREAM_QUIET_S"] = str(QUIET_S)
     return station
 
@@ -172,6 +175,29 @@ def test_a_till_that_floods_and_lies_costs_the_others_nothing(kind, tmp_path):
         assert after[1] - before[1] < BROKER_MAY_GROW
         assert liar.answered > 0
         _liar_got_its_share(station, flood_s)
+
+
+@pytest.mark.fault("F43", "F44")
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+@pytest.mark.parametrize("kind", ["mosquitto", "nats"])
+def test_the_rules_of_the_recipe_bound_a_till_that_floods(kind, tmp_path):
+    """Each address may send so many bytes a second: who sends as fast as it can leaves the others as they were."""
+    with OneHost() as host, station_of(tmp_path, kind, 1, host.command) as station:
+        host.load(tmp_path / "broker" / "nftables.conf")
+        (honest,) = station.tills
+        calm_s = median_lag_s(station, honest)
+        with host.inside():
+            liar = Liar(station.port, source="127.0.0.2")
+        with liar:
+            assert wait_until(lambda: "too_many" in station.central.log(), DRAIN_S)
+            begun, sent = time.monotonic(), liar.sent
+            flooded_s = median_lag_s(station, honest)
+            per_s = (liar.sent - sent) / (time.monotonic() - begun)
+        print(f"{kind}: {calm_s * 1000:.0f} ms calm, {flooded_s * 1000:.0f} ms with {per_s:.0f}/s through the rules")
+
+        assert host.dropped() > 0
+        assert flooded_s <= 2 * calm_s + FLOOR_S
+        assert wait_until(station.is_proven, DRAIN_S)
 
 
 def _liar_got_its_share(station, flood_s):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from random import Random
 
-CALM = {"delay_least_s", "delay_most_s", "late_most_s", "retains", "backs_up", "reuses_ids", "is_quick"}
+CALM = {"delay_least_s", "delay_most_s", "late_most_s", "retains", "backs_up", "reuses_ids", "is_quick", "workers"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Faults:
     second_processes: int = 0
     stale_centrals: int = 0
 
+    workers: int = 1
+    """How many workers central begins with."""
+    worker_changes: int = 0
+    """How often central goes on with another number of workers, old and new at once for a while."""
+    rollouts: int = 0
+    """How often an end is upgraded from wire version 1, or put back to it; with any, half of them begin with it."""
+
     retains: bool = True
     """Whether tills keep what is stored for the usual 35 days; otherwise for seconds, so that much is pruned."""
     backs_up: bool = False
@@ -63,6 +70,15 @@ class Faults:
         """Return the same network when it has stopped raining."""
         off = {one.name: type(one.default)(0) for one in fields(self) if one.name not in CALM}
         return replace(self, **off, delay_most_s=0.05)
+
+    def possible(self) -> Faults:
+        """Return the same without wire version 1 where that promises less than today's.
+
+        It knows no ``keep``: where nothing is backed up, a till of it forgets by whatever clock it has. It gives no
+        digest of what was forgotten: a clone's numbers may pass for its own.
+        """
+        is_promised = self.retains and (self.backs_up or not self.clock_jumps)
+        return self if is_promised else replace(self, rollouts=0)
 
     @property
     def destroys(self) -> bool:
@@ -100,7 +116,7 @@ def swarm(rng: Random) -> Faults:
         chosen |= {name: rng.uniform(*between) for name, between in _DENSE.items()}
     calm = rng.uniform(0.3, 0.8)
     chosen |= {name: 0 if rng.random() < calm else rng.randint(1, most) for name, most in _EVENTS.items()}
-    return Faults(
+    drawn = Faults(
         **chosen,
         delay_most_s=rng.choice((0.05, 0.5, 3.0)),
         late_most_s=rng.choice((5.0, 60.0)),
@@ -109,3 +125,10 @@ def swarm(rng: Random) -> Faults:
         reuses_ids=rng.random() < 0.3,
         is_quick=rng.random() < 0.8,
     )
+    return replace(drawn, **_grown(rng))
+
+
+def _grown(rng: Random) -> dict[str, int]:
+    """Draw what came later than the rest: workers in half of the runs, two wire versions in half."""
+    workers = {"workers": rng.randint(1, 4), "worker_changes": rng.randint(0, 2)} if rng.random() < 0.5 else {}
+    return {**workers, **({"rollouts": rng.randint(1, 6)} if rng.random() < 0.5 else {})}

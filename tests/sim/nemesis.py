@@ -15,6 +15,9 @@ class Nemesis:
 
     def plan(self, storm_s):
         """Spread each larger fault over the storm."""
+        if self.world.faults.rollouts:
+            for node in (*self.world.workers, *self.world.machines):
+                node.is_old = self.world.rng.random() < 0.5
         for name in PLANS:
             for _ in range(getattr(self.world.faults, name)):
                 self.world.after(self.world.rng.uniform(0, storm_s), self._happen, name)
@@ -28,6 +31,9 @@ class Nemesis:
 
     def _till(self):
         return self.world.rng.choice(self.world.machines)
+
+    def _worker(self):
+        return self.world.rng.choice(self.world.workers)
 
     def _link(self):
         return self.world.rng.choice(self.world.broker.clients)
@@ -43,7 +49,7 @@ class Nemesis:
         self._till().crash()
 
     def central_crashes(self):
-        self.world.central.crash()
+        self._worker().crash()
 
     def broker_wipes(self):
         self.world.count("broker wiped")
@@ -77,7 +83,7 @@ class Nemesis:
         self.world.slow_until = self.world.now + self.world.rng.uniform(2, 20)
 
     def clock_jumps(self):
-        node = self.world.rng.choice([self.world.central, *self.world.machines])
+        node = self.world.rng.choice([self._worker(), *self.world.machines])
         self.world.count("clock jump")
         node.clock_offset_ms += self.world.rng.choice((7_200_000, 400 * 86_400_000, -1_800_000, -400 * 86_400_000))
 
@@ -86,15 +92,38 @@ class Nemesis:
         self._for_a_while(till, till.fill_disk, till.free_disk)
 
     def central_disks_full(self):
-        self._for_a_while(self.world.central, self.world.central.fill_disk, self.world.central.free_disk)
+        worker = self._worker()
+        self._for_a_while(worker, worker.fill_disk, worker.free_disk)
 
     def second_processes(self):
         """Start central once more on the same database, with the same number: the two throw each other out."""
         self.world.count("second process")
-        other = CentralNode(self.world, self.world.central.memory, self.world.database)
+        worker = self._worker()
+        other = CentralNode(self.world, worker.memory, self.world.database, worker.share)
         other.start()
         self.world.guests.append(other)
         self.world.after(self.world.rng.uniform(5, 60), other.end)
+
+    def worker_changes(self):
+        """Go on with another number of workers: new ones start and old ones end in any order, for a while at once."""
+        world = self.world
+        world.count("change of workers")
+        old, there = world.workers, len(world.workers)
+        workers = world.rng.choice([number for number in (1, 2, 3, 4) if number != there])
+        world.workers = world.new_workers(old[0].memory, workers)
+        world.retired += old
+        for node in world.workers:
+            node.is_old, node.clock_offset_ms = old[0].is_old, old[0].clock_offset_ms
+            world.after(world.rng.uniform(0, 15), node.start)
+        for node in old:
+            world.after(world.rng.uniform(0, 15), node.retire)
+
+    def rollouts(self):
+        """Restart one end in the other wire version: an upgrade, or the way back."""
+        node = self.world.rng.choice([*self.world.workers, *self.world.machines])
+        self.world.count("rollout")
+        node.crash()
+        node.is_old = not node.is_old
 
     # -- Disks that go back, or go away ----------------------------------------------------------------------------
 
@@ -197,8 +226,7 @@ class Nemesis:
     def _put_central_back(self, image, heard, *, raises):
         self.world.count("central restored" if raises else "central's tail lost")
         central = self.world.central
-        self.world.end_guests()
-        central.crash()
+        self.world.crash_central()
         central.memory.put_back(image)
         if raises:
             central.memory.keeper.execute(
@@ -211,8 +239,7 @@ class Nemesis:
         if self.world.faults_drawn.backs_up:
             return
         self.world.count("central emptied")
-        self.world.end_guests()
-        self.world.central.crash()
+        self.world.crash_central()
         self.world.empty_central()
 
     def stale_centrals(self):
@@ -235,6 +262,6 @@ PLANS = {
         "till_crashes", "central_crashes", "broker_wipes", "broker_rollbacks", "broker_restarts", "half_opens",
         "flappings", "partitions", "slow_centrals", "clock_jumps", "till_disks_full", "central_disks_full", "images",
         "clones", "new_disks", "edits", "central_restores", "central_tails_lost", "central_emptied",
-        "second_processes", "stale_centrals",
+        "second_processes", "stale_centrals", "worker_changes", "rollouts",
     )
 }  # fmt: skip

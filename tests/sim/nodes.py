@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from dataclasses import replace
 from functools import cache
 from itertools import count
 from random import Random
 
 from network import CrashError
+from old_wire import as_version_1
 from oracle import InvariantError, OutboxWatch
 
 from central.config import CentralConfig
 from central.database import Place
 from central.migrations import migrate
+from central.share import Share
 from central.store import Store
 from central.subscriber import Subscriber
 from edge.agent import Agent
@@ -26,7 +29,7 @@ from edge.outbox import PAGE_BYTES, Outbox, OutboxFullError, OutboxLimits
 from edge.syps import Syps, SypsLimits
 from fleet.loop import PER_RECEIPT
 from wire import codec, topics
-from wire.link import Acknowledged, Backoff
+from wire.link import Acknowledged, Backoff, Received
 from wire.messages import SalesStored, UploadRequest
 
 SALE = (
@@ -81,6 +84,8 @@ class Node:
         self.link = world.broker.link(client, filters, wants_acks=wants_acks)
         self.reconnect_max_s = reconnect_max_s
         self.is_running = self.is_gone = False
+        self.is_old = False
+        """Whether its program speaks wire version 1 and nothing else."""
         self.clock_offset_ms = 0
         self._wake_at = None
 
@@ -129,6 +134,22 @@ class Node:
         self.crash()
         self.is_gone = True
 
+    def said(self, topic, payload):
+        """Return what the process really says: an old program does not know today's words."""
+        if not self.is_old or not payload:
+            return payload
+        old = as_version_1(topic, payload)
+        if old is None:
+            raise InvariantError(f"an old end cannot have said {payload[:99]!r}")
+        return old
+
+    def understood(self, event):
+        """Return an event as the process reads it; None for a message that an old program refuses or passes over."""
+        if not self.is_old or not isinstance(event, Received) or not event.payload:
+            return event
+        old = as_version_1(event.topic, event.payload)
+        return None if old is None else replace(event, payload=old)
+
     def _wake_later(self):
         """Have one wake on its way, never later than the deadline; one that comes early looks again."""
         at = max(self.deadline(), self.world.now)
@@ -170,15 +191,18 @@ class Watched(Subscriber):
 
 
 class CentralNode(Node):
-    """One central process on one database."""
+    """One central process on one database, with its share of the tills."""
 
-    def __init__(self, world, memory, watch):
-        filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=1))
-        super().__init__(world, "central-1", filters, memory, wants_acks=False, reconnect_max_s=30.0)
+    def __init__(self, world, memory, watch, share=None):
+        self.share = share or Share()
+        number = self.share.number
+        filters = (topics.RECEIPT_CLOSED.of(), topics.TILL_PRESENCE.of(), topics.SALES.of(worker=number))
+        super().__init__(world, f"central-{number}", filters, memory, wants_acks=False, reconnect_max_s=30.0)
         self.watch = watch
         quick = {"retry_max_s": 60.0, "sweep_s": 120.0, "timeout_s": 10.0, "look_every_s": 5.0}
         # Days have tests of their own and cost a fifth of a run.
         self.config = CentralConfig(
+            worker=str(self.share),
             days_every_s=7 * 86_400,
             limit_documents=world.limit_documents,
             clock_skew_max_s=60.0,
@@ -199,6 +223,8 @@ class CentralNode(Node):
 
     def take(self, event):
         """Let events wait as they do in the inbox: what has come meanwhile is committed together."""
+        if (event := self.understood(event)) is None:
+            return
         self._queue.append(event)
         if len(self._queue) > QUEUED_MAX:
             raise InvariantError("central's queue has no bound")
@@ -230,7 +256,13 @@ class CentralNode(Node):
 
     def publish(self, topic, payload, *, retain=False):
         self._check_promise(topic, payload)
-        return self.link.publish(topic, payload, retain=retain)
+        return self.link.publish(topic, self.said(topic, payload), retain=retain)
+
+    def retire(self):
+        """End for good, as somebody stops it: half of them have the time to say goodbye."""
+        if self.is_running and self.world.rng.random() < 0.5:
+            self.guarded(self.shell.stop)
+        self.end()
 
     def _check_promise(self, topic, payload):
         """Acknowledged ≤ durable: what central tells a till is what its committed row says, or less."""
@@ -258,8 +290,8 @@ class CentralNode(Node):
         self.link.reconnect(reason)
 
     def will(self):
-        topic = topics.CENTRAL_PRESENCE.of(worker=1)
-        return topic, codec.encode(self.shell.presence(online=False))
+        topic = topics.CENTRAL_PRESENCE.of(worker=self.share.number)
+        return topic, self.said(topic, codec.encode(self.shell.presence(online=False)))
 
     def turn(self):
         self.tick()
@@ -352,7 +384,7 @@ class TillNode(Node):
             if self._upload and self._upload[0] == generation and self.world.now < self._upload[2]:
                 raise InvariantError(f"{self.till} has two uploads out")
             self._upload = generation, self.link.next_mid + 1, self.world.now + ANSWER_TIMEOUT_S
-        return self.link.publish(topic, payload, retain=retain)
+        return self.link.publish(topic, self.said(topic, payload), retain=retain)
 
     def acknowledge(self, received):
         self.link.acknowledge(received)
@@ -392,13 +424,16 @@ class TillNode(Node):
     def _take(self, event):
         if isinstance(event, Acknowledged) and self._upload and (event.generation, event.mid) == self._upload[:2]:
             self._upload = self._seen = None
+        if (event := self.understood(event)) is None:
+            return
         self.agent.handle(event, self.world.now)
         if len(self.agent._sent) > SENT_MAX:
             raise InvariantError(f"{self.till} has {len(self.agent._sent)} messages out")
         self.turn()
 
     def will(self):
-        return topics.TILL_PRESENCE.of(till=self.till), self.agent.presence(self.link.generation, online=False)
+        topic = topics.TILL_PRESENCE.of(till=self.till)
+        return topic, self.said(topic, self.agent.presence(self.link.generation, online=False))
 
     def tick(self):
         self.agent.tick(self.world.now)
@@ -413,7 +448,7 @@ class TillNode(Node):
             self._seen = seen
             retention_s = self.config.retention_days * 86_400
             # Two clocks that are wrong by the same jump agree, and of two machines with one name central hears one.
-            ahead_s = max(0, self.world.central.clock_offset_ms / 1000)
+            ahead_s = max(0, *(one.clock_offset_ms / 1000 for one in self.world.centrals))
             if sum(one.till == self.till for one in self.world.machines) > 1:
                 ahead_s = float("inf")
             own_s = self.clock_offset_ms / 1000

@@ -137,7 +137,7 @@ def test_a_commit_that_nobody_heard_of_is_neither_lost_nor_doubled():
     """The database committed and the connection broke: nothing is acknowledged, and the row says what is there."""
     worlds = runs(commit_unheard=0.3)
 
-    assert happened(worlds, "commit_unheard") > SEEDS
+    assert happened(worlds, "commit_unheard") > SEEDS // 2
     assert (total(worlds, "stored"), total(worlds, "gaps")) == (closed(worlds), 0)
 
 

@@ -19,6 +19,8 @@ from network import CrashError, SimBroker
 from nodes import CentralNode, Memory, TillNode, empty_database
 from oracle import DatabaseWatch, InvariantError, Ledger, judge_end
 
+from central.share import Share
+
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 EPOCH_MS = 1_772_000_000_000
 SERVICE_S = 0.01
@@ -26,6 +28,8 @@ SERVICE_S = 0.01
 DRAIN_MOST_S = 20_000.0
 """Five and a half virtual hours: a till that used up its new streams waits for an hour, and then again."""
 NOT_FAULTS = {"backup"}
+NUMBERS = (1, 5, 3, 7)
+"""Of the tills: their ids spread over two workers as well as over three and four."""
 
 
 class World:
@@ -52,11 +56,12 @@ class World:
         memory = self._memory()
         empty_database().backup(memory.keeper)
         self.database = DatabaseWatch(self.ledger, memory.keeper)
-        self.central = CentralNode(self, memory, self.database)
+        self.workers = self.new_workers(memory, self.faults.workers)
+        self.retired = []
         self.guests = []
         self.nemesis = Nemesis(self)
         self.machines = self.tills = [
-            TillNode(self, f"till-{number}", "", self._memory()) for number in range(1, tills + 1)
+            TillNode(self, f"till-{number}", "", self._memory()) for number in NUMBERS[:tills]
         ]
 
     @classmethod
@@ -65,9 +70,30 @@ class World:
         rng = Random(seed * 2_654_435_761 % 2**32)
         sizes = {"tills": rng.randint(1, 4), "documents": rng.choice((4, 8, 12, 24))}
         limits = {"limit_documents": rng.choice((1, 3, 200)), "new_streams_per_hour": rng.choice((3, 60))}
-        world = cls(seed, replace(swarm(rng), **forced), **sizes, **limits)
+        world = cls(seed, replace(swarm(rng), **forced).possible(), **sizes, **limits)
         world.replay = f"replay_swarm --forced '{json.dumps(forced)}'" if forced else "replay_swarm"
         return world
+
+    # -- Central's workers -----------------------------------------------------------------------------------------
+
+    @property
+    def central(self):
+        """The first of central's present workers; its memory is that of all."""
+        return self.workers[0]
+
+    @property
+    def centrals(self):
+        """All processes on central's database that were given a share of it, those that are on their way out too."""
+        return [*self.workers, *self.retired]
+
+    def new_workers(self, memory, workers):
+        return [CentralNode(self, memory, self.database, Share(k, workers)) for k in range(1, workers + 1)]
+
+    def crash_central(self):
+        """End all processes on central's database; those that count come back."""
+        self.end_guests()
+        for one in self.centrals:
+            one.crash()
 
     # -- Time and chance -------------------------------------------------------------------------------------------
 
@@ -139,7 +165,8 @@ class World:
                 break
 
     def _plan(self, storm_s):
-        self.central.start()
+        for worker in self.workers:
+            worker.start()
         for till in self.tills:
             till.start()
             self.plan_sales(till)
@@ -155,12 +182,11 @@ class World:
         self.slow_until = self.now
 
     def _is_drained(self):
-        return not any(guest.is_running for guest in self.guests) and all(
-            till.is_drained(self.database) for till in self.machines
-        )
+        leaving = any(node.is_running for node in (*self.guests, *self.retired))
+        return not leaving and all(till.is_drained(self.database) for till in self.machines)
 
     def _close(self):
-        for node in (self.central, *self.guests, *self.machines):
+        for node in (*self.centrals, *self.guests, *self.machines):
             node.close()
         for memory in (*self.memories, *(node.memory for node in (*self.guests, *self.machines))):
             memory.close()
@@ -177,7 +203,9 @@ class World:
 
     def empty_central(self):
         """Give central an empty database."""
-        memory = self.central.memory = self._memory()
+        memory = self._memory()
+        for one in self.centrals:
+            one.memory = memory
         empty_database().backup(memory.keeper)
         self.database._run = memory.keeper.execute
         self.database.reset()

@@ -14,17 +14,18 @@ import peewee as pw
 from faults import Faults
 from world import DRAIN_MOST_S, World
 
-from central import batch, store, subscriber
+from central import batch, share, store, subscriber
 from central.batch import Batch, Mark, Outcome
 from central.collector import Collector
 from central.heads import Heads
 from central.judge import Refused
+from central.speech import Speech
 from central.store import Store
 from edge.agent import Agent
 from edge.outbox import Appended, Outbox
 from edge.syps import MarkStored, Syps
-from wire import chain
-from wire.messages import SalesStored, UploadRequest
+from wire import chain, codec, versions
+from wire.messages import NEWEST, SalesStored, UploadRequest
 
 CALM = Faults().calm()
 FEW = {"loss": 0.1, "duplicate": 0.1, "late": 0.1}
@@ -61,15 +62,15 @@ def acknowledge_before_commit(patch):
         if waiting and waiting[0] is self:
             real(self, *waiting.pop())
         waiting[:] = [self, (parcels, heard, at_ms)]
-        self._connection.execute("SAVEPOINT early")
+        self._run("SAVEPOINT early")
         try:
             marks, batch_ = self._marks({one.till for one in parcels}), Batch(at_ms)
             return [
                 batch_.take(one, marks.get((one.till, one.upload.header.stream)), (), store.judge) for one in parcels
             ]
         finally:
-            self._connection.execute("ROLLBACK TO early")
-            self._connection.execute("RELEASE early")
+            self._run("ROLLBACK TO early")
+            self._run("RELEASE early")
 
     patch.setattr(Store, "ingest", ingest)
 
@@ -195,8 +196,8 @@ def _as_if_stored(parcel):
 
 def conflict_overwrites(patch):
     """A second document with an id that was used takes the first one's place."""
-    patch.setattr(store, "_DOCUMENTS", store._DOCUMENTS.replace("INSERT", "INSERT OR REPLACE", 1).replace(
-        " ON CONFLICT DO NOTHING", ""))  # fmt: skip
+    statement = store._DOCUMENTS.each.replace("INSERT", "INSERT OR REPLACE", 1).replace(" ON CONFLICT DO NOTHING", "")
+    patch.setattr(store._DOCUMENTS, "each", statement)
 
 
 def conflict_is_dropped(patch):
@@ -234,7 +235,8 @@ def gap_begins_at_the_upload(patch):
 
     def pass_heads(self, parcel, digests, heads):
         after = parcel.upload.header.after
-        real(self, parcel, digests, [replace(head, after=max(after, head.after)) for head in heads])
+        later = [replace(head, after=after, agreed=digests[0]) if head.after < after else head for head in heads]
+        real(self, parcel, digests, later)
 
     patch.setattr(Batch, "_pass_heads", pass_heads)
 
@@ -247,10 +249,26 @@ def gap_begins_at_the_watermark(patch):
         moved = []
         for head in heads:
             mark = marks.get((new.till, head.stream))
-            moved.append(replace(head, after=max(mark.through, head.after)) if mark else head)
+            is_later = mark and mark.through > head.after
+            moved.append(replace(head, after=mark.through, agreed=mark.digest) if is_later else head)
         real(self, new, marks, [one for one in moved if one.after < one.newest], digest_at)
 
     patch.setattr(Batch, "take_over", take_over)
+
+
+def a_tills_belief_counts_as_proof(patch):
+    """What a till takes for stored counts as its history being held, though central may have gone back since."""
+    real = Heads.hear
+
+    def hear(self, till, state, head, mark, now):
+        real(self, till, state, replace(head, after=min(head.after, mark.through), agreed=head.digest), mark, now)
+
+    def gap_of(lost, _digest_at):
+        till, head, reason = lost
+        return till, head.stream, head.after + 1, head.newest, reason
+
+    patch.setattr(Heads, "hear", hear)
+    patch.setattr(store, "gap_of", gap_of)
 
 
 def only_the_last_doorbell_is_heard(patch):
@@ -399,6 +417,58 @@ def two_uploads_at_once(patch):
     patch.setattr(Syps, "_must_wait", lambda *_: False)
 
 
+def shares_leave_tills_out(patch):
+    """Workers are counted from 0 on one side and from 1 on the other."""
+    real = share.worker_of
+    patch.setattr(share, "worker_of", lambda till, workers: real(till, workers) - 1)
+
+
+def requests_name_the_first_worker(patch):
+    """All uploads go to one worker, and most are none of its."""
+    real = Speech.request
+
+    def request(self, state, task, reason):
+        return replace_fields(real(self, state, task, reason), worker=1)
+
+    patch.setattr(Speech, "request", request)
+
+
+def watermarks_are_remembered(patch):
+    """A worker decides by the watermark it moved itself; another one moves it, too."""
+    real, remembered = Store._marks, {}
+
+    def marks(self, tills):
+        known = remembered.setdefault(id(self), {})
+        for key, mark in real(self, tills).items():
+            known.setdefault(key, mark)
+        return {key: mark for key, mark in known.items() if key[0] in tills}
+
+    def ingest(self, parcels, heard, at_ms):
+        outcomes = real_ingest(self, parcels, heard, at_ms)
+        known = remembered.setdefault(id(self), {})
+        known.update({(one.till, one.mark.stream): one.mark for one in outcomes if one.kind == "advanced"})
+        return outcomes
+
+    real_ingest = Store.ingest
+    patch.setattr(Store, "_marks", marks)
+    patch.setattr(Store, "ingest", ingest)
+
+
+def everybody_is_spoken_to_in_the_newest_version(patch):
+    """Central takes every till for one of today."""
+    patch.setattr(versions, "in_version", lambda message, _: replace_fields(message, v=NEWEST))
+
+
+def answers_are_in_the_tills_own_version(patch):
+    """A till answers as it likes, whoever asked."""
+    real = codec.pack_sales
+    patch.setattr(codec, "pack_sales", lambda header, bodies: real(replace_fields(header, v=NEWEST), bodies))
+
+
+def replace_fields(message, **fields):
+    return type(message)(**{**_fields(message), **fields})
+
+
 def _fields(message):
     return {name: getattr(message, name) for name in message.__struct_fields__}
 
@@ -420,6 +490,10 @@ ZOO = (
     Bug(heads_are_not_kept, {"images": 2, "new_disks": 1}),
     Bug(gap_begins_at_the_upload, {"images": 2}),
     Bug(gap_begins_at_the_watermark, {"images": 2, "clones": 1}),
+    Bug(
+        a_tills_belief_counts_as_proof,
+        {"clones": 2, "central_restores": 3, "new_disks": 2, "backs_up": False, "is_quick": True},
+    ),
     Bug(only_the_last_doorbell_is_heard, {"images": 2, "clones": 2, "slow_centrals": 2}),
     Bug(heads_below_the_watermark_are_not_kept, {"images": 2, "clones": 2}),
     Bug(a_gap_is_wider_than_its_stream, {"images": 2}),
@@ -436,4 +510,9 @@ ZOO = (
     Bug(slot_is_never_freed, plain=Faults()),
     Bug(never_rings_again, plain=Faults()),
     Bug(two_uploads_at_once, plain=Faults()),
+    Bug(shares_leave_tills_out, {"workers": 2}),
+    Bug(requests_name_the_first_worker, {"workers": 2, "worker_changes": 0}),
+    Bug(watermarks_are_remembered, {"workers": 2, "worker_changes": 2}),
+    Bug(everybody_is_spoken_to_in_the_newest_version, {"rollouts": 3, "retains": True, "clock_jumps": 0}),
+    Bug(answers_are_in_the_tills_own_version, {"rollouts": 3, "retains": True, "clock_jumps": 0}),
 )
