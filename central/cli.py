@@ -238,7 +238,8 @@ def _read_on(context: click.Context, after: str, most: int) -> None:
     except REFUSED as problem:
         raise fail(f"the database refused ({problem}); try again with the same cursor") from problem
     for document in page.documents:
-        click.echo(json.dumps({**document, "body": document["body"].decode()}, ensure_ascii=False))
+        body = document["body"]
+        click.echo(json.dumps({**document, "body": body and body.decode()}, ensure_ascii=False))
     click.echo(json.dumps({"cursor": str(page.cursor)}))
 
 

@@ -177,6 +177,8 @@ def test_the_command_says_what_it_did_and_leaves_an_audit_row(store, central_url
         done = run("retention", "--older-than", "365", "--json", *arguments)
         assert (done.exit_code, json.loads(done.stdout)["documents"]) == (0, documents), done.output
     assert "bytes of 0 documents" in run("retention", "--older-than", "365").stdout
+    lines = run("documents", "--after", "0").stdout.splitlines()[:-1]
+    assert [json.loads(line)["body"] is None for line in lines] == [True] * 7 + [False] * 3
     with reports.reading(central_url):
         assert reports.document_bytes("d1") == []
         assert len(reports.document_bytes("d9")) == 1
