@@ -89,6 +89,11 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
     """An older newest backup is a finding of ``tillstream central doctor``."""
 
+    retention_after_days: Annotated[float, Meta(ge=0, le=36_500)] = 0
+    """What ``tillstream central retention`` forgets the bytes of; 0: nothing, unless it is told."""
+    retention_batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    """So many numbers of a stream are forgotten in one transaction."""
+
     database_password_file: str = ""
     """PostgreSQL's password; empty leaves it to libpq (PGPASSFILE, PGPASSWORD, a socket's peer)."""
     database_connect_timeout_s: Annotated[float, Meta(ge=2, le=300)] = 10
