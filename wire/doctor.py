@@ -164,6 +164,11 @@ _CHECKS = (
         "Clocks of tills are wrong: {detail}",
         "Set them and switch time synchronisation on at those tills (tillstream central tills).",
     ),
+    Check(
+        "workers", "central",
+        "Workers do not agree, or tills have nobody: {detail}",
+        "Start each k of n once, all with the same n (tillstream central workers). Nothing is lost meanwhile.",
+    ),
 )  # fmt: skip
 
 CHECKS: dict[str, Check] = {check.code: check for check in _CHECKS}
