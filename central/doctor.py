@@ -82,6 +82,8 @@ class Facts:
     gaps_since: int = 0
     skews: tuple[tuple[str, int], ...] = ()
     """Tills and how far their clocks are ahead, in milliseconds."""
+    disagreements: tuple[str, ...] = ()
+    """What is wrong among the workers that run."""
 
 
 def examine(facts: Facts) -> list[Finding]:
@@ -108,6 +110,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         yield _backup_there(facts.backup)
         yield _restored(facts)
         yield _till_clocks(facts.skews)
+        yield Finding("workers", "warning" if facts.disagreements else "ok", "; ".join(facts.disagreements))
 
 
 def _server_findings(server: ServerFacts, known_schema: int) -> Iterator[Finding]:

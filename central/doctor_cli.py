@@ -17,6 +17,7 @@ from wire import examine
 from wire.doctor import FileFacts
 from wire.program import CONFIG_DIR, EXIT_FINDINGS, ConfigError
 
+from . import roll
 from .cli_base import as_json_option, configured, fail
 from .config import CentralConfig
 from .database import Place, first_cause
@@ -117,6 +118,7 @@ def _read(place: Place) -> dict[str, Any]:
                 "restored_at_ms": restored_at_ms,
                 "gaps_since": one(_GAPS, restored_at_ms or 0)[0],
                 "skews": tuple(tuple(row) for row in database.run(_SKEWS)),
+                "disagreements": tuple(roll.disagreements(roll.live(roll.seen(database), wall_clock_ms()))),
             }
     except (ConfigError, InUseError, OSError, pw.DatabaseError):
         return {}

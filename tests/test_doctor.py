@@ -153,6 +153,7 @@ def test_limits_that_contradict_each_other_and_times_in_milliseconds_are_found(f
         ({"restored_at_ms": NOW_MS, "gaps_since": 2}, {"restored": "warning"}),
         ({"restored_at_ms": NOW_MS}, {}),
         ({"skews": (("a", 299_000), ("b", -301_000))}, {"till_clocks": "warning"}),
+        ({"disagreements": ("nobody answers for the tills of 2/2",)}, {"workers": "warning"}),
     ],
 )
 def test_what_only_central_can_see_is_found(changes, expected):

@@ -180,6 +180,11 @@ _CHECKS = (
         "The list of revoked certificates is missing or old; with an expired one Mosquitto lets nobody in: {detail}",
         "Run tillstream ca serve, which keeps it fresh, or tillstream ca crl every day.",
     ),
+    Check(
+        "workers", "central",
+        "Workers do not agree, or tills have nobody: {detail}",
+        "Start each k of n once, all with the same n (tillstream central workers). Nothing is lost meanwhile.",
+    ),
 )  # fmt: skip
 
 CHECKS: dict[str, Check] = {check.code: check for check in _CHECKS}
