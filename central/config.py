@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from wire.broker_url import DEFAULT, check_broker_urls
+from wire.tls import check_files
 from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
@@ -33,6 +34,9 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     token_file: str = ""
     tls_ca_file: str = ""
     """The certificate authority of the brokers' certificates; empty believes those of the system."""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    """What this worker shows the broker: a certificate that names central-<worker>, and its key."""
 
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
@@ -113,6 +117,7 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Refuse what the fields' own bounds cannot say."""
         Share.parse(self.worker)
         check_broker_urls(self.broker_urls, self.tls_ca_file)
+        check_files(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
 
     @property
     def share(self) -> Share:

@@ -17,10 +17,11 @@ from wire import examine
 from wire.doctor import FileFacts
 from wire.program import CONFIG_DIR, EXIT_FINDINGS, ConfigError
 
+from . import roll
 from .cli_base import as_json_option, configured, fail
 from .config import CentralConfig
 from .database import Place, first_cause
-from .doctor import RETENTION_DAYS, Facts, NewestBackup, ServerFacts
+from .doctor import CERTIFICATE_LEFT, RETENTION_DAYS, Facts, NewestBackup, ServerFacts
 from .doctor import examine as judge
 from .lock import InUseError
 from .migrations import MIGRATIONS, applied
@@ -69,7 +70,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _gather(config: CentralConfig, config_path: Path) -> Facts:
     place = config.place("tillstream central doctor")
-    secrets = [config.token_file, config.fleet_key_file, *([str(config_path)] if config.token else [])]
+    now_ms, user = wall_clock_ms(), f"central-{config.share.number}"
+    secrets = [config.token_file, config.tls_key_file, config.fleet_key_file]
+    secrets += [str(config_path)] if config.token else []
     if place.kind == "sqlite":
         file: FileFacts | ServerFacts = examine.look_at(place.path, _SCHEMA, secrets)
     else:
@@ -77,7 +80,8 @@ def _gather(config: CentralConfig, config_path: Path) -> Facts:
     return Facts(
         file=file,
         known_schema=len(MIGRATIONS),
-        now_ms=wall_clock_ms(),
+        now_ms=now_ms,
+        certificate=examine.certificate(config.tls_cert_file, user, now_ms / 1000, CERTIFICATE_LEFT),
         values=examine.numbers_of(config),
         workers=config.share.workers,
         defaults=examine.numbers_by_default(CentralConfig),
@@ -114,6 +118,7 @@ def _read(place: Place) -> dict[str, Any]:
                 "restored_at_ms": restored_at_ms,
                 "gaps_since": one(_GAPS, restored_at_ms or 0)[0],
                 "skews": tuple(tuple(row) for row in database.run(_SKEWS)),
+                "disagreements": tuple(roll.disagreements(roll.live(roll.seen(database), wall_clock_ms()))),
             }
     except (ConfigError, InUseError, OSError, pw.DatabaseError):
         return {}
