@@ -74,7 +74,7 @@ def take_in(
         mark = _open_aside(store, header, at_ms) if is_older else _open(store, header, bell, heard, at_ms)
         _check(store, header, mark)
         taking = _Taking(store, header.till, header.stream, mark, heard, at_ms)
-        with store.database.writing():
+        with store.database.changing():
             told = f"documents {header.after + 1}..{header.through} of stream {header.stream}"
             audit.record("import", f"till {header.till}", f"{told}: {note}" if note else told, at_ms)
         _take_all(taking, header, sealed.frames)

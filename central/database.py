@@ -32,10 +32,12 @@ UNSTORABLE = (pw.DataError, pw.IntegrityError, OverflowError, ValueError)
 
 LOCK_CLASS = 0x7111_57E4
 """The first number of every advisory lock of ours; the second says which."""
-IN_USE, MIGRATING, WRITING = 1, 2, 3
+IN_USE, MIGRATING, WRITING, CHANGING = 1, 2, 3, 4
 """Held shared by whoever has the database open; alone by who changes its schema; shared by each transaction that may
-insert a document, from its first statement to its end. So a reader that has seen the last id handed out needs only wait
-for those who hold ``WRITING`` at that moment: what they have not committed then, nobody will."""
+insert a document, from its first statement to its end; alone by what a person decides.
+
+So a reader that has seen the last id handed out needs only wait for those who hold ``WRITING`` at that moment: what
+they have not committed then, nobody will. And a worker that knows the newest audit row has missed none."""
 
 Kind = Literal["sqlite", "postgresql"]
 _WORDS = {
@@ -303,9 +305,7 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         """Return which transactions may still commit numbers that were given out: none, for they take turns."""
         return frozenset()
 
-    def alone(self) -> Any:
-        """Return a transaction beside which no other one changes the schema, nor the row that names central."""
-        return self.atomic("IMMEDIATE")
+    changing = alone = writing
 
     def reading(self) -> Any:
         """Return a transaction that sees the database as it is at one moment."""
@@ -449,6 +449,11 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         if rows and rows[0][0] is None:
             raise UnsafeDatabaseError(f"{self.place.url} is a standby, which does not know who writes: ask its primary")
         return frozenset(writer for (writer,) in rows)
+
+    def changing(self) -> Any:
+        """Return a transaction for what a person decides: one after the other, so that audit rows come in order."""
+        alone, shared = f"xact_lock({LOCK_CLASS}, {CHANGING})", f"xact_lock_shared({LOCK_CLASS}, {WRITING})"
+        return self.atomic(f"; SELECT pg_advisory_{alone}; SELECT pg_advisory_{shared}")
 
     def alone(self) -> Any:
         """Return a transaction beside which no other one changes the schema, nor the row that names central."""

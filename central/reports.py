@@ -63,7 +63,7 @@ def looking(where: Place | str) -> Iterator[Sqlite | Postgres]:
 @contextmanager
 def writing(where: Place | str) -> Iterator[None]:
     """Bind the models to the database for a short change, in one transaction."""
-    with _bound(a_place(where), to_write=True) as database, database.writing():
+    with _bound(a_place(where), to_write=True) as database, database.changing():
         yield
 
 

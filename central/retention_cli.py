@@ -51,7 +51,7 @@ def retention(context: click.Context, days: float | None, dry_run: bool, note: s
         database = Document._meta.database  # noqa: SLF001 -- peewee's documented way to a model's database
         done = forget(database, before_ms, config.retention_batch_rows, Progress().tell, dry_run=dry_run)
         if done.documents and not dry_run:
-            with database.writing():
+            with database.changing():
                 audit.record("retention", f"{done.documents} documents older than {days:g} days", note, now_ms)
         return done
 

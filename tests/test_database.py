@@ -210,6 +210,25 @@ def _ingest_elsewhere(url, parcels, outcomes):
         outcomes += store.ingest(parcels, {}, NOW_MS)
 
 
+def test_what_people_change_is_changed_one_after_the_other(url, store):
+    """So the audit's numbers are committed in order: whoever knows the newest has missed none."""
+    insert = "INSERT INTO audit (at_ms, who, action, object, note) VALUES (0, '', ?, '', '')"
+
+    def change():
+        with closing(Place(url).look(to_write=True)) as mine, mine.changing():
+            mine.run(insert, ("second",))
+
+    with reports.writing(url):
+        second = threading.Thread(target=change)
+        second.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        assert wait_until(lambda: store.database.run(waiting).fetchone() == (1,))
+        audit.record("first", "", "", NOW_MS)
+    second.join(10)
+
+    assert store.database.run("SELECT action FROM audit ORDER BY id").fetchall() == [("first",), ("second",)]
+
+
 def test_processes_with_the_same_tills_never_wait_for_each_other_in_a_ring(url, store):
     """Four writers, the same new tills in every order, at the same moment: each document once, and no deadlock."""
     troubles, together = [], threading.Barrier(4)
