@@ -43,7 +43,7 @@ def test_backends_that_are_killed_under_load_lose_and_double_nothing(server, sta
     kills = 0
     for _ in range(6):
         close_everywhere(station, 12)
-        pids = server.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'tillstream central-1'")
+        pids = server.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'tillstream central 1/1'")
         for (pid,) in pids:
             subprocess.run(["/bin/kill", "-KILL", str(pid)], check=False)
             kills += 1
