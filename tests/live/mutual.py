@@ -12,7 +12,6 @@ from brokers import (
     Server,
     embedded,
     embedded_server,
-    free_port,
     mosquitto,
     mosquitto_server,
     nats,
@@ -20,6 +19,7 @@ from brokers import (
 )
 from pki import Pki
 
+from fleet.processes import free_port
 from wire.tls import Tls
 
 START = {"embedded": embedded, "mosquitto": mosquitto, "nats": nats}
