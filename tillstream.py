@@ -14,6 +14,7 @@ COMMANDS = {
         "The central server: ask tills, commit what they answer, show what is there.",
     ),
     "broker": ("broker.cli", "broker", "The embedded broker, and the tokens and access rules of any broker."),
+    "ca": ("ca.cli", "ca", "Own certificate authority: one identity for each till, and what was revoked."),
     "demo": ("fleet.demo", "demo", "A broker, central and tills on this machine, with a proof at the end."),
     "hook": ("edge.hook", "hook", "How a POS's own tool is told to ring after each document."),
     "wire": ("wire.cli", "wire", "Read what travels."),
@@ -35,7 +36,7 @@ class Rooms(click.Group):
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as missing:
-            extra = "broker" if missing.name == "amqtt" else "central"
+            extra = {"amqtt": "broker", "cryptography": "ca"}.get(missing.name or "", "central")
             text = f"`tillstream {name}` needs {missing.name}; install it with: pip install 'tillstream[{extra}]'"
             raise click.ClickException(text) from missing
         return command

@@ -5,18 +5,14 @@ Pure. A till's name is its only right: it writes what tills write under its own 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from wire.topics import CENTRAL_PRESENCE, TOPICS, WORKER_PATTERN, Address, Party, Topic, is_till_id, parse
+from wire.topics import CENTRAL_PREFIX, CENTRAL_PRESENCE, TOPICS, Address, Party, Topic, is_till_user, parse, worker_of
 
 Action = Literal["publish", "retain", "subscribe", "receive"]
-
-CENTRAL_PREFIX = "central-"
-_CENTRAL_USER = re.compile(rf"central-({WORKER_PATTERN})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +36,10 @@ class Grant:
 
 
 def identity(user: str) -> Identity | None:
-    """Return who a user name stands for, or None if nobody may be called so.
-
-    The one place for this rule: a name that begins with ``central-`` is a central worker's and never a till's.
-    """
-    if worker := _CENTRAL_USER.fullmatch(user):
-        return Identity(user, "central", int(worker[1]))
-    if user.startswith(CENTRAL_PREFIX) or not is_till_id(user):
-        return None
-    return Identity(user, "till", None)
+    """Return who a user name stands for, or None if nobody may be called so."""
+    if (worker := worker_of(user)) is not None:
+        return Identity(user, "central", worker)
+    return Identity(user, "till", None) if is_till_user(user) else None
 
 
 def may(user: str, action: Action, topic: str) -> bool:

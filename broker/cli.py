@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def run(config_file: Path | None, port_file: Path | None) -> None:
     log_to_stderr()
     _log_amqtt_alike()
     try:
-        fleet_key = read_fleet_key(Path(config.fleet_key_file))
+        fleet_key = read_fleet_key(Path(config.fleet_key_file)) if config.takes_tokens else b""
         deny_list = DenyList(Path(config.deny_file))
         deny_list.load()
         asyncio.run(_serve(config, fleet_key, deny_list, lambda port: _say_ready(config, port, port_file)))
@@ -138,6 +139,7 @@ async def _serve(config: BrokerConfig, fleet_key: bytes, deny_list: DenyList, on
     # amqtt takes time and memory to load: only `run` needs it.
     from broker.exchange import Exchange
     from broker.server import serve
+    from broker.tls import ServerTls
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -147,7 +149,9 @@ async def _serve(config: BrokerConfig, fleet_key: bytes, deny_list: DenyList, on
 
     on_stop_signal(stop_soon)
     _allow_connections(config.connections_max)
-    await serve(config, Exchange(config, fleet_key, deny_list), stop, on_ready)
+    tls = ServerTls(config, time.time()) if config.tls_cert_file else None
+    exchange = Exchange(config, fleet_key, deny_list, tls.revoked if tls else None)
+    await serve(config, tls, exchange, stop, on_ready)
     log.info("stopped")
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from broker import packets
 from broker.access import identity
+from broker.certificates import shown_by
 from broker.codec import Connect, UnsupportedVersionError, Will, read_connect, read_subscribe, read_unsubscribe
 from broker.exchange import Exchange
 from broker.outgoing import Bounds, Outgoing
@@ -16,6 +17,8 @@ from broker.packets import Message, ProtocolViolationError
 log = logging.getLogger("tillstream.broker")
 
 CHUNK_BYTES = 32 * 1024
+TLS_HANDSHAKE = 0x16
+"""What TLS begins with; a CONNECT has other flags."""
 GOODBYE_S = 2.0
 """How long a refused client has to read why."""
 
@@ -28,12 +31,13 @@ QUIET_ENDS = frozenset({"disconnected", "stopping", "refused"})
 
 
 class Connection:
-    """Lives as long as the socket. Identity by certificate would be taken from ``writer`` where it enters."""
+    """Lives as long as the socket."""
 
     def __init__(self, exchange: Exchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         config = exchange.config
         self.user = ""
         self.will: Will | None = None
+        self.shown = shown_by(writer.get_extra_info("ssl_object"))
         self._exchange, self._config = exchange, config
         self._reader, self._writer = reader, writer
         self._loop = asyncio.get_running_loop()
@@ -70,6 +74,8 @@ class Connection:
     async def _read_packets(self) -> str:
         begun = False
         while chunk := await self._reader.read(CHUNK_BYTES):
+            if not begun and chunk[0] == TLS_HANDSHAKE:
+                raise ProtocolViolationError("tls_at_a_plain_port")
             if not begun and chunk[0] >> 4 != packets.CONNECT:
                 raise ProtocolViolationError("first_packet_is_not_connect")
             begun = True
@@ -112,8 +118,9 @@ class Connection:
         except UnsupportedVersionError:
             self._refuse(packets.REFUSED_VERSION, "unsupported_version", "")
             return
-        if reason := self._exchange.refusal(connect):
-            self._refuse(packets.REFUSED_NOT_AUTHORISED, reason, connect.user or connect.client_id)
+        if reason := self._exchange.refusal(connect, self.shown):
+            name = self.shown.name if self.shown else connect.user or connect.client_id
+            self._refuse(packets.REFUSED_NOT_AUTHORISED, reason, name)
             return
         self._enter(connect)
 

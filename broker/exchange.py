@@ -11,6 +11,7 @@ from typing import Protocol
 
 from broker import tokens
 from broker.access import may
+from broker.certificates import RevokedList, Shown
 from broker.codec import Connect, Will
 from broker.keyring import DenyList
 from broker.outgoing import Total
@@ -26,6 +27,7 @@ class Client(Protocol):
 
     user: str
     will: Will | None
+    shown: Shown | None
 
     def offer(self, message: Message, qos: int) -> None:
         """Take a message for the client; ends itself later if that is too much."""
@@ -37,22 +39,29 @@ class Client(Protocol):
 class Exchange:
     """The one meeting point of all clients."""
 
-    def __init__(self, config: BrokerConfig, fleet_key: bytes, deny_list: DenyList) -> None:
+    def __init__(
+        self, config: BrokerConfig, fleet_key: bytes, deny_list: DenyList, revoked: RevokedList | None = None
+    ) -> None:
         self.config = config
         self.total = Total(config.queues_total_max_bytes)
         self._fleet_key = fleet_key
-        self._deny_list = deny_list
+        self._deny_list, self._revoked = deny_list, revoked
         self._clients: dict[str, Client] = {}
         self._subscriptions: Subscriptions[Client] = Subscriptions()
         self._retained = Retained(config.retained_max, config.retained_total_max_bytes)
         self._retained_was_full = False
 
-    def refusal(self, connect: Connect) -> str:
+    def refusal(self, connect: Connect, shown: Shown | None = None) -> str:
         """Return why a client is not let in, or an empty text; touches nothing of a client that has the name."""
         self.refresh_deny_list()
-        reason = tokens.refusal(
-            self._fleet_key, self._deny_list.names, connect.client_id, connect.user, connect.password
-        )
+        denied = self._deny_list.names
+        if shown:
+            is_revoked = self._is_revoked(shown)
+            reason = tokens.refusal_of_shown(shown.name, is_revoked, denied, connect.client_id, connect.user)
+        elif self.config.takes_tokens:
+            reason = tokens.refusal(self._fleet_key, denied, connect.client_id, connect.user, connect.password)
+        else:
+            reason = "no_certificate"
         if not reason and connect.will and not self._may_publish_will(connect.client_id, connect.will):
             return "will_not_allowed"
         return reason
@@ -112,6 +121,17 @@ class Exchange:
         if self._deny_list.refresh():
             for user in self._deny_list.names & self._clients.keys():
                 self._clients[user].end("denied")
+
+    def end_who_may_not_stay(self, now_s: float) -> None:
+        """Throw out whose certificate was revoked, or has expired, since it was shown."""
+        for client in tuple(self._clients.values()):
+            if client.shown and self._is_revoked(client.shown):
+                client.end("certificate_revoked")
+            elif client.shown and client.shown.not_after_s < now_s:
+                client.end("certificate_expired")
+
+    def _is_revoked(self, shown: Shown) -> bool:
+        return self._revoked is not None and shown.serial in self._revoked.serials
 
     def _keep(self, client: Client, message: Message) -> None:
         """Retain a message; that there is no room is logged once each time it comes to that."""

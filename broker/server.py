@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from amqtt.errors import BrokerError
 from broker.connection import Connection
 from broker.exchange import Exchange
 from broker.settings import BrokerConfig, amqtt_config
+from broker.tls import ServerTls, TlsListener
 from wire.program import ConfigError, notify_systemd
 
 log = logging.getLogger("tillstream.broker")
@@ -27,9 +29,15 @@ BACKLOG = 4096
 GOODBYE_S = 2.0
 
 
-async def serve(config: BrokerConfig, exchange: Exchange, stop: asyncio.Event, on_ready: Callable[[int], None]) -> None:
+async def serve(
+    config: BrokerConfig,
+    tls: ServerTls | None,
+    exchange: Exchange,
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None],
+) -> None:
     """Run the broker until ``stop`` is set; ``on_ready`` learns the port that is really listened on."""
-    broker = TillBroker(config, exchange)
+    broker = TillBroker(config, exchange, tls)
     try:
         await broker.start()
     except BrokerError as problem:
@@ -43,9 +51,9 @@ async def serve(config: BrokerConfig, exchange: Exchange, stop: asyncio.Event, o
 class TillBroker(Broker):  # type: ignore[misc]
     """amqtt's Broker; made inside the running loop, as amqtt's is."""
 
-    def __init__(self, config: BrokerConfig, exchange: Exchange) -> None:
+    def __init__(self, config: BrokerConfig, exchange: Exchange, tls: ServerTls | None = None) -> None:
         super().__init__(amqtt_config(config))
-        self._settings = config
+        self._settings, self._tls = config, tls
         self._exchange = exchange
         self._open: dict[Connection, asyncio.Task[Any]] = {}
         self._was_full = self._stopping = False
@@ -57,7 +65,7 @@ class TillBroker(Broker):  # type: ignore[misc]
         return int(self._servers["default"].instance.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
-        """Listen, and watch the deny list."""
+        """Listen, and watch the files that say who may come in."""
         await super().start()
         self._deny_watch = asyncio.create_task(self._watch_deny_list())
 
@@ -76,17 +84,24 @@ class TillBroker(Broker):  # type: ignore[misc]
         await super().shutdown()
 
     async def _create_server_instance(
-        self, listener_name: str, _listener_type: Any, address: str, port: int, ssl_context: ssl.SSLContext | None
-    ) -> asyncio.Server:
+        self, listener_name: str, _listener_type: Any, address: str, port: int, _ssl_context: ssl.SSLContext | None
+    ) -> asyncio.Server | TlsListener:
         """Listen; amqtt 0.12.1 gives a TLS handshake a minute, and a fleet's return overflows its backlog of 100."""
         host = address.removeprefix("[").removesuffix("]")
+        if self._tls:
+            listener = TlsListener(
+                self._settings,
+                self._tls,
+                lambda reader, writer: self.stream_connected(reader, writer, listener_name),
+                BACKLOG,
+            )
+            await listener.start(host, port)
+            return listener
         return await asyncio.start_server(
             lambda reader, writer: self.stream_connected(reader, writer, listener_name),
             host,
             port,
             backlog=BACKLOG,
-            ssl=ssl_context,
-            ssl_handshake_timeout=self._settings.connect_timeout_s if ssl_context else None,
         )
 
     async def stream_connected(
@@ -123,5 +138,8 @@ class TillBroker(Broker):  # type: ignore[misc]
             await asyncio.sleep(self._settings.deny_check_s)
             try:
                 self._exchange.refresh_deny_list()
+                if self._tls:
+                    self._tls.refresh(time.time())
+                    self._exchange.end_who_may_not_stay(time.time())
             except Exception:
                 log.exception("deny_list_check_failed")  # The next look must come whatever this one met.

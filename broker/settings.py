@@ -29,6 +29,11 @@ class BrokerConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     tls_ca_file: str | None = None
+    """With it each client shows a certificate of this authority that names it, and needs no token."""
+    revocation_list_file: str | None = None
+    """What that authority has revoked; read again when it changes, within ``deny_check_s``."""
+    tls_tokens_too: bool = False
+    """Whether tokens still let in who shows no certificate: while a fleet moves from one to the other."""
     connections_max: Count = 12_000
     connect_timeout_s: Seconds = 10.0
     connect_limit_bytes: Count = 16 * 1024
@@ -53,11 +58,20 @@ class BrokerConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             raise ValueError("`tls_cert_file` and `tls_key_file` go together: set both or neither")
         if self.tls_ca_file is not None and self.tls_cert_file is None:
             raise ValueError("`tls_ca_file` needs `tls_cert_file` and `tls_key_file`")
+        if self.tls_ca_file is None and (self.revocation_list_file is not None or self.tls_tokens_too):
+            raise ValueError(
+                "`revocation_list_file` and `tls_tokens_too` need `tls_ca_file`: without it no certificate counts"
+            )
         if self.tls_cert_file is None and not is_loopback(host):
             raise ValueError(
                 f"`listen` = {self.listen!r} can be reached from outside, and tokens would cross the network readable: "
                 "set `tls_cert_file` and `tls_key_file`, or listen on 127.0.0.1",
             )
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a token lets anybody in."""
+        return self.tls_ca_file is None or self.tls_tokens_too
 
     def address(self) -> tuple[str, int]:
         """Return host and port of ``listen``; port 0 lets the system choose one."""
@@ -76,13 +90,8 @@ def is_loopback(host: str) -> bool:
 
 
 def amqtt_config(config: BrokerConfig) -> dict[str, Any]:
-    """Return what amqtt is configured with: one listener and no plugins.
+    """Return what amqtt is configured with: one listener, whose TLS is ours, and no plugins.
 
     Leaving ``plugins`` out would give anonymous access and a log line for every packet.
     """
-    listener: dict[str, Any] = {"type": "tcp", "bind": config.listen, "ssl": config.tls_cert_file is not None}
-    if config.tls_cert_file is not None:
-        listener |= {"certfile": config.tls_cert_file, "keyfile": config.tls_key_file}
-    if config.tls_ca_file is not None:
-        listener["cafile"] = config.tls_ca_file
-    return {"listeners": {"default": listener}, "plugins": {}}
+    return {"listeners": {"default": {"type": "tcp", "bind": config.listen, "ssl": False}}, "plugins": {}}

@@ -1,4 +1,4 @@
-"""Whom the broker lets in: whether a token is right, who is denied, and what in a deny list names nobody."""
+"""Whom the broker lets in: whether token or certificate is right, who is denied, what in a deny list names nobody."""
 
 from __future__ import annotations
 
@@ -24,6 +24,19 @@ def refusal(fleet_key: bytes, denied: frozenset[str], client_id: str, user: str 
     if not is_token_of(fleet_key, user, password):
         return "bad_token"
     return "denied" if user in denied else ""
+
+
+def refusal_of_shown(name: str, is_revoked: bool, denied: frozenset[str], client_id: str, user: str | None) -> str:
+    """Return why a client with a certificate is not let in: its one common name is who it is, whatever it says."""
+    if identity(name) is None:
+        return "certificate_names_nobody"
+    if client_id != name:
+        return "client_id_is_not_certificate_name"
+    if user not in (None, name):
+        return "user_name_is_not_certificate_name"
+    if is_revoked:
+        return "certificate_revoked"
+    return "denied" if name in denied else ""
 
 
 def parse_deny_list(text: str) -> tuple[frozenset[str], tuple[str, ...]]:

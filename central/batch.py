@@ -193,7 +193,7 @@ class Batch:
 
     def quarantine_one(self, till: str, stream: str, sequence: int, refused: Refused, body: bytes) -> Quarantined:
         """Put one document aside with the reason and its exact bytes; its number counts all the same."""
-        body_digest = blake2b(body, digest_size=16).digest()
+        body_digest = body_digest_of(body)
         self.quarantine.append(
             (
                 till,
@@ -277,6 +277,16 @@ class Batch:
                 self.lost.append((parcel.till, head, reason))
             if head.written:
                 self.passed.append((parcel.till, header.stream, head.boot_id, head.newest))
+
+
+def is_same(body: bytes, there: bytes, forgotten: bytes | None) -> bool:
+    """Say whether a document's bytes are those that are there, or whose digest is, since they were forgotten."""
+    return bytes(there) == body if forgotten is None else bytes(forgotten) == body_digest_of(body)
+
+
+def body_digest_of(body: bytes) -> bytes:
+    """Return what stands for a document's bytes where they themselves do not."""
+    return blake2b(body, digest_size=16).digest()
 
 
 def with_conflicts(outcomes: list[Outcome], conflicts: list[tuple[str, str, Quarantined]]) -> list[Outcome]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wire.carriage import CarriageError, written_whole
-from wire.program import ConfigError
+from wire.program import EXIT_NOT_REACHABLE, ConfigError
 from wire.tokens import read_fleet_key, token_of
 
 from . import carriage, reports
@@ -54,6 +54,8 @@ def import_(
     try:
         config = configured(context)
         done = _import(config, path, fleet_key_file or Path(config.fleet_key_file), answer, note)
+    except reports.UnreachableError as problem:
+        raise fail(f"{path}: {problem}; import again when it does", EXIT_NOT_REACHABLE) from problem
     except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError, UnsafeDatabaseError) as problem:
         raise fail(f"{path}: {problem}") from problem
     except REFUSED as problem:

@@ -29,6 +29,7 @@ from .migrations import MIGRATIONS, NewerSchemaError
 from .migrations import migrate as bring_up_to_date
 from .quarantine_cli import quarantine
 from .requests_cli import request
+from .retention_cli import retention
 from .service import log, wall_clock_ms
 from .service import run as run_worker
 
@@ -237,7 +238,8 @@ def _read_on(context: click.Context, after: str, most: int) -> None:
     except REFUSED as problem:
         raise fail(f"the database refused ({problem}); try again with the same cursor") from problem
     for document in page.documents:
-        click.echo(json.dumps({**document, "body": document["body"].decode()}, ensure_ascii=False))
+        body = document["body"]
+        click.echo(json.dumps({**document, "body": body and body.decode()}, ensure_ascii=False))
     click.echo(json.dumps({"cursor": str(page.cursor)}))
 
 
@@ -289,6 +291,7 @@ for _command in (
     restore,
     quarantine,
     doctor,
+    retention,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

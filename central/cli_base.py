@@ -63,15 +63,16 @@ def configured(context: click.Context) -> CentralConfig:
 
 def read(context: click.Context, query: Callable[[], Found]) -> Found:
     """Return what a query finds in central's database."""
-    return _within(reports.reading, configured(context), query)
+    return within(reports.reading, configured(context), query)
 
 
 def write(context: click.Context, change: Callable[[], Found]) -> Found:
     """Make a short change in central's database, in one transaction, and return what came of it."""
-    return _within(reports.writing, configured(context), change)
+    return within(reports.writing, configured(context), change)
 
 
-def _within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[[], Found]) -> Found:
+def within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[[], Found]) -> Found:
+    """Return what comes of an act with the models bound; end the command with a text where nothing could be done."""
     try:
         with bound(config.place()):
             return act()

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from wire.broker_url import DEFAULT, check_broker_urls
+from wire.tls import check_files
 from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
@@ -33,6 +34,9 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     token_file: str = ""
     tls_ca_file: str = ""
     """The certificate authority of the brokers' certificates; empty believes those of the system."""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    """What this worker shows the broker: a certificate that names central-<worker>, and its key."""
 
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
@@ -85,6 +89,11 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
     """An older newest backup is a finding of ``tillstream central doctor``."""
 
+    retention_after_days: Annotated[float, Meta(ge=0, le=36_500)] = 0
+    """What ``tillstream central retention`` forgets the bytes of; 0: nothing, unless it is told."""
+    retention_batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    """So many numbers of a stream are forgotten in one transaction."""
+
     database_password_file: str = ""
     """PostgreSQL's password; empty leaves it to libpq (PGPASSFILE, PGPASSWORD, a socket's peer)."""
     database_connect_timeout_s: Annotated[float, Meta(ge=2, le=300)] = 10
@@ -108,6 +117,7 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Refuse what the fields' own bounds cannot say."""
         Share.parse(self.worker)
         check_broker_urls(self.broker_urls, self.tls_ca_file)
+        check_files(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
 
     @property
     def share(self) -> Share:

@@ -25,8 +25,8 @@ MOST_MAX = 10_000
 _CURSOR = re.compile(r"(?:0|[1-9][0-9]{0,8})-(?:0|[1-9][0-9]{0,17})")
 _INCARNATION = "SELECT incarnation FROM central"
 _DOCUMENTS = (
-    "SELECT id, till_id, stream, sequence, document_id, transaction_type, store_id, business_day, received_at_ms, body"
-    " FROM document WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    "SELECT id, till_id, stream, sequence, document_id, transaction_type, store_id, business_day, received_at_ms,"
+    " CASE WHEN body_digest IS NULL THEN body END FROM document WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
 )
 
 
@@ -56,7 +56,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Documents in their order, each with its exact bytes, and the cursor to go on after them."""
+    """Documents in their order, with their exact bytes unless those were forgotten, and the cursor to go on with."""
 
     documents: list[dict[str, Any]]
     cursor: Cursor
@@ -130,7 +130,7 @@ def _wait(horizon: Horizon, after: int, newest: int, wait_s: float, sleep: Calla
 
 def _document(
     number: int, till: str, stream: str, sequence: int, document_id: str, kind: str, store: str, day: str, at_ms: int,
-    body: bytes,
+    body: bytes | None,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "id": number,
@@ -142,5 +142,5 @@ def _document(
         "store_id": store,
         "business_day": day,
         "received_at_ms": at_ms,
-        "body": bytes(body),
+        "body": None if body is None else bytes(body),  # None: forgotten by `central retention`.
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -343,6 +343,13 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
             self.connect()
         except pw.ImproperlyConfigured as problem:
             raise ConfigError("PostgreSQL needs psycopg: pip install 'tillstream[postgres]'") from problem
+
+    def close(self) -> bool:
+        """Close the connection; its locks are let go first, for a server may take a moment to see that it is gone."""
+        with suppress(pw.PeeweeException):
+            if not self.is_closed() and not self.in_transaction():
+                self.run("SELECT pg_advisory_unlock_all()")
+        return bool(super().close())
 
     def reopen(self) -> bool:
         """Make the connection anew: the old one may be dead, or lead to a server that only reads by now."""

@@ -12,6 +12,10 @@ DAY_MS = 86_400_000
 DISK_WANTED_MIN_BYTES = 2**30
 CLOCK_SKEW_MAX_MS = 300_000
 SHOWN_MOST = 5
+CERTIFICATE_LEFT = 0.3
+"""A worker's certificate is renewed when a third of its life is left (`tillstream ca renew --if-due`, daily)."""
+FINE = Finding("certificate", "ok")
+"""Of a program that shows no certificate."""
 RETENTION_DAYS = 35.0
 """What tills have unless central or their own file says otherwise."""
 
@@ -66,6 +70,7 @@ class Facts:
     now_ms: int
     values: Mapping[str, float]
     defaults: Mapping[str, float]
+    certificate: Finding = FINE
     workers: int = 1
     """How many share the database."""
     seen_ms: int | None = None
@@ -96,6 +101,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
         wanted = max(DISK_WANTED_MIN_BYTES, facts.file.size_bytes)
         yield doctor.disk_free(facts.file.free_bytes, wanted)
     yield doctor.clock(facts.now_ms, facts.seen_ms)
+    yield facts.certificate
     values = {**facts.values, "retention_days": facts.retention_days}
     yield doctor.limits(values, (*ORDERED, ("backup_age_max_days", "retention_days")))
     yield doctor.units(facts.values, facts.defaults)

@@ -21,7 +21,7 @@ from . import roll
 from .cli_base import as_json_option, configured, fail
 from .config import CentralConfig
 from .database import Place, first_cause
-from .doctor import RETENTION_DAYS, Facts, NewestBackup, ServerFacts
+from .doctor import CERTIFICATE_LEFT, RETENTION_DAYS, Facts, NewestBackup, ServerFacts
 from .doctor import examine as judge
 from .lock import InUseError
 from .migrations import MIGRATIONS, applied
@@ -70,7 +70,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _gather(config: CentralConfig, config_path: Path) -> Facts:
     place = config.place("tillstream central doctor")
-    secrets = [config.token_file, config.fleet_key_file, *([str(config_path)] if config.token else [])]
+    now_ms, user = wall_clock_ms(), f"central-{config.share.number}"
+    secrets = [config.token_file, config.tls_key_file, config.fleet_key_file]
+    secrets += [str(config_path)] if config.token else []
     if place.kind == "sqlite":
         file: FileFacts | ServerFacts = examine.look_at(place.path, _SCHEMA, secrets)
     else:
@@ -78,7 +80,8 @@ def _gather(config: CentralConfig, config_path: Path) -> Facts:
     return Facts(
         file=file,
         known_schema=len(MIGRATIONS),
-        now_ms=wall_clock_ms(),
+        now_ms=now_ms,
+        certificate=examine.certificate(config.tls_cert_file, user, now_ms / 1000, CERTIFICATE_LEFT),
         values=examine.numbers_of(config),
         workers=config.share.workers,
         defaults=examine.numbers_by_default(CentralConfig),

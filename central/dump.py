@@ -26,7 +26,7 @@ SCHEMA = "public"
 _READ = ("migration", "central", "watermark", "document", "quarantine", "held_before")
 """What is looked at to verify a dump."""
 _NUMBERS = {"id", "number", "sequence", "through", "incarnation", "starts", "in_sequence"}
-_BYTES = {"body", "digest", "body_digest"}
+_BYTES = {"body", "digest", "body_digest", "chain_digest"}
 _COPY = re.compile(rb"COPY (?:\w+\.)?(\w+) \(([^)]+)\) FROM stdin;\n")
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 ROWS_AT_ONCE = 1_000

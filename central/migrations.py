@@ -149,7 +149,7 @@ def _view_of(view: str, array: str, columns: str) -> str:
     )
 
 
-_VIEWS_SQLITE_6 = (
+_VIEWS_SQLITE_7 = (
     _view_of(
         "document_line",
         "lines",
@@ -171,8 +171,15 @@ CREATE TABLE worker (
 """
 
 
-_TABLES_7 = """
+_TABLES_8 = """
 ALTER TABLE heard_head ADD COLUMN agreed {BYTES};
+"""
+
+
+_TABLES_9 = """
+ALTER TABLE document ADD COLUMN body_digest {BYTES};
+ALTER TABLE document ADD COLUMN chain_digest {BYTES};
+ALTER TABLE held_before ADD COLUMN chain_digest {BYTES};
 """
 
 
@@ -187,8 +194,9 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_4),
     _everywhere(_TABLES_5),
     _everywhere(_TABLES_6),
-    {"sqlite": _VIEWS_SQLITE_6, "postgresql": ""},
-    _everywhere(_TABLES_7),
+    {"sqlite": _VIEWS_SQLITE_7, "postgresql": ""},
+    _everywhere(_TABLES_8),
+    _everywhere(_TABLES_9),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -64,6 +64,11 @@ class Document(pw.Model):
     is_training = pw.BooleanField(default=False)
     received_at_ms = pw.BigIntegerField()
     body = pw.BlobField()
+    """The exact bytes; once they were forgotten, what of them counts in a day's sums."""
+    body_digest = pw.BlobField(null=True)
+    """Of the bytes that were forgotten, so that they are known when they come again; null while they are here."""
+    chain_digest = pw.BlobField(null=True)
+    """Where the bytes were forgotten: the chain's digest after them, so that what follows can still be proven."""
 
     class Meta:
         table_name = "document"
@@ -204,6 +209,8 @@ class HeldBefore(pw.Model):
     in_stream = pw.TextField(null=True)
     in_sequence = pw.BigIntegerField(null=True)
     """Where the document stands; null for a number that was noted before that was kept."""
+    chain_digest = pw.BlobField(null=True)
+    """The chain's digest after it, since the bytes were forgotten where they stand."""
 
     class Meta:
         table_name = "held_before"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from msgspec import structs
 
 from . import audit
+from .batch import is_same
 from .database import UNSTORABLE, first_cause
 from .decisions import DecisionError
 from .judge import REASON_MAX, Accepted, Refused, judge
@@ -116,7 +117,7 @@ def _retry_one(number: int) -> Tried:
     there = Document.get_or_none(mine)
     if there is None:
         return _accept(row, body, verdict)
-    if bytes(there.body) != body:
+    if not is_same(body, there.body, there.body_digest):
         where = f"as number {there.sequence} of stream {there.stream}"
         reason = f"document_id was used before, with other bytes, {where}"
         return Tried(number, row.till_id, verdict.document_id, "refused", "conflict", reason)

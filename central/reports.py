@@ -28,6 +28,7 @@ from .models import (
 )
 
 Row = dict[str, Any]
+_BYTES = ("body", "body_digest", "chain_digest")
 
 
 class NoDatabaseError(Exception):
@@ -42,6 +43,13 @@ class UnreachableError(NoDatabaseError):
 def reading(where: Place | str) -> Iterator[None]:
     """Bind the models to the database for reading only, as it is at one moment."""
     with _bound(a_place(where), to_write=False) as database, database.reading():
+        yield
+
+
+@contextmanager
+def at_work(where: Place | str) -> Iterator[None]:
+    """Bind the models to the database for a longer work, which makes its transactions itself."""
+    with _bound(a_place(where), to_write=True):
         yield
 
 
@@ -171,7 +179,7 @@ def tasks(most: int, *, is_open: bool = False) -> list[Row]:
 
 def quarantine(most: int, till: str | None = None, code: str | None = None, *, everything: bool = False) -> list[Row]:
     """Return the newest documents in quarantine, without their bytes; those that wait for nobody on demand only."""
-    columns = [column for column in Quarantine._meta.sorted_fields if column.name not in ("body", "body_digest")]  # noqa: SLF001 -- peewee's documented way to a model's fields
+    columns = [column for column in Quarantine._meta.sorted_fields if column.name not in _BYTES]  # noqa: SLF001 -- peewee's documented way to a model's fields
     query = Quarantine.select(*columns).order_by(Quarantine.id.desc()).limit(most)
     query = query if everything else query.where(still_quarantined())
     query = query.where(Quarantine.code == code) if code else query
@@ -186,7 +194,7 @@ def quarantined(number: int) -> Row | None:
 
 def documents(most: int, **wanted: str | None) -> list[Row]:
     """Return the newest documents by till_id, store_id, business_day, transaction_type or document_id; no bytes."""
-    columns = [column for column in Document._meta.sorted_fields if column.name != "body"]  # noqa: SLF001 -- as above
+    columns = [column for column in Document._meta.sorted_fields if column.name not in _BYTES]  # noqa: SLF001 -- as above
     query = Document.select(*columns).order_by(Document.id.desc()).limit(most)
     for name, value in wanted.items():
         if value is not None:
@@ -195,8 +203,9 @@ def documents(most: int, **wanted: str | None) -> list[Row]:
 
 
 def document_bytes(document_id: str) -> list[bytes]:
-    """Return the exact bytes of the documents with this id (one for each till that used it)."""
-    query = Document.select(Document.body).where(Document.document_id == document_id)
+    """Return the exact bytes of the documents with this id (one for each till that used it), unless forgotten."""
+    is_there = (Document.document_id == document_id) & Document.body_digest.is_null()
+    query = Document.select(Document.body).where(is_there)
     return [bytes(row.body) for row in query]
 
 

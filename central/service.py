@@ -13,8 +13,9 @@ import peewee as pw
 from wire import codec, topics
 from wire.broker_url import in_own_order
 from wire.inbox import Inbox
-from wire.link import Link, LinkSettings, trust
+from wire.link import Link, LinkSettings
 from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
+from wire.tls import tls_of
 
 from .config import CentralConfig
 from .database import UnsafeDatabaseError, first_cause
@@ -68,7 +69,7 @@ def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
         subscribe_qos=1,
         will_topic=topics.CENTRAL_PRESENCE.of(worker=worker),
         keepalive_s=config.keepalive_s,
-        tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
+        tls=tls_of(brokers, config.tls_ca_file, config.tls_cert_file, config.tls_key_file),
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
         settled_s=config.reconnect_max_s,

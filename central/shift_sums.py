@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from wire.documents import CASH_TYPES, RECEIPT_TYPES, Cash, CountedSum, Shift, Tax, Tender, Totals
 
@@ -41,6 +43,22 @@ class Counted(msgspec.Struct, gc=False, frozen=True):
 
 
 decode_counted: Callable[[bytes], Counted] = msgspec.json.Decoder(Counted).decode
+
+
+def essence(body: bytes) -> bytes:
+    """Return a document that adds up to the same and has nothing else: no lines, no names, no numbers of cards."""
+    counted = decode_counted(body)
+    tenders = tuple(structs.replace(one, masked_pan="", rrn="", auth_code="") for one in counted.tenders)
+    return msgspec.json.encode(_without_defaults(structs.replace(counted, tenders=tenders)))
+
+
+def _without_defaults(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        pairs = ((one.name, getattr(value, one.name), one.default) for one in structs.fields(value))
+        return {name: _without_defaults(inner) for name, inner, default in pairs if inner != default}
+    if isinstance(value, dict):
+        return {name: _without_defaults(inner) for name, inner in value.items()}
+    return [_without_defaults(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

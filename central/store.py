@@ -32,6 +32,7 @@ from .batch import (
     Parcel,
     Span,
     gap_of,
+    is_same,
     with_conflicts,
 )
 from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place, first_cause
@@ -86,9 +87,11 @@ _HELD = (
     " ON CONFLICT DO NOTHING"
 )
 _HISTORY = (
-    "SELECT sequence, body FROM document WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
-    " SELECT sequence, body FROM quarantine WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
-    " SELECT h.sequence, coalesce(d.body, q.body) FROM held_before h"
+    "SELECT sequence, CASE WHEN body_digest IS NULL THEN body END, chain_digest FROM document"
+    " WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
+    " SELECT sequence, body, NULL FROM quarantine WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
+    " SELECT h.sequence, coalesce(CASE WHEN d.body_digest IS NULL THEN d.body END, q.body), h.chain_digest"
+    " FROM held_before h"
     " LEFT JOIN document d ON (d.till_id, d.stream, d.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
     " LEFT JOIN quarantine q ON (q.till_id, q.stream, q.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
     " WHERE h.till_id = ? AND h.stream = ? AND h.sequence <= ? ORDER BY 1"
@@ -96,7 +99,7 @@ _HISTORY = (
 """A stream's documents in order, wherever they stand; it is named three times."""
 _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
-_SAME_DOCUMENT = "SELECT stream, sequence, body FROM document WHERE till_id = ? AND document_id = ?"
+_SAME_DOCUMENT = "SELECT stream, sequence, body, body_digest FROM document WHERE till_id = ? AND document_id = ?"
 _PRESENCE = (
     "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ?,"
     " clock_skew_ms = coalesce(?, clock_skew_ms) WHERE till_id = ?"
@@ -273,7 +276,7 @@ class Store:
             there = self._run(_SAME_DOCUMENT, (till, document_id)).fetchone()
             if there is None:
                 continue
-            if there[2] == body:
+            if is_same(body, *there[2:]):
                 if there[:2] != (stream, sequence):
                     batch.held.append((till, stream, sequence, *there[:2]))
                 continue
@@ -341,10 +344,10 @@ class Store:
         if mark and mark.through == number:
             return mark.digest
         digest, reached = chain.first(stream), 0
-        for sequence, body in self._run(_HISTORY, (till, stream, number) * 3):
-            if sequence != reached + 1 or body is None:
+        for sequence, body, known in self._run(_HISTORY, (till, stream, number) * 3):
+            if sequence != reached + 1 or (body is None and known is None):
                 return None
-            digest, reached = chain.follow(digest, body), sequence
+            digest, reached = known or chain.follow(digest, body), sequence
         return digest if reached == number else None
 
     def knows(self, till: str, stream: str) -> bool:

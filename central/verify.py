@@ -24,8 +24,12 @@ Tell = Callable[[str, int, int], None]
 _HELD_BEFORE_SINCE = 3
 """The migration that made the table ``held_before``."""
 _MARKS = "SELECT till_id, stream, through, digest FROM watermark ORDER BY id"
-_BODIES = "SELECT sequence, body FROM {table} WHERE till_id = ? AND stream = ? ORDER BY sequence"
-_HELD = "SELECT sequence, NULL FROM held_before WHERE till_id = ? AND stream = ? ORDER BY sequence"
+_FORGOTTEN_SINCE = 9
+"""The migration since which bytes may be forgotten."""
+_MINE = "WHERE till_id = ? AND stream = ? ORDER BY sequence"
+_BODIES = f"SELECT sequence, body, NULL FROM {{table}} {_MINE}"
+_KEPT = f"SELECT sequence, CASE WHEN body_digest IS NULL THEN body END, chain_digest FROM document {_MINE}"
+_HELD = f"SELECT sequence, NULL, {{digest}} FROM held_before {_MINE}"
 
 
 class NotTrustedError(Exception):
@@ -92,8 +96,10 @@ def _streams(database: sqlite3.Connection, migration: int, tell: Tell) -> Iterat
     marks = database.execute(_MARKS).fetchall()
     for number, (till, stream, through, digest) in enumerate(marks):
         tell("checking streams", number, len(marks))
-        parts = [_BODIES.format(table="document"), _BODIES.format(table="quarantine")]
-        parts += [_HELD] if migration >= _HELD_BEFORE_SINCE else []
+        may_be_forgotten = migration >= _FORGOTTEN_SINCE
+        parts = [_KEPT if may_be_forgotten else _BODIES.format(table="document"), _BODIES.format(table="quarantine")]
+        if migration >= _HELD_BEFORE_SINCE:
+            parts.append(_HELD.format(digest="chain_digest" if may_be_forgotten else "NULL"))
         # Bodies before the bare numbers of what is here under another one: either fills its place, a body proves it.
         rows = heapq.merge(*(database.execute(part, (till, stream)) for part in parts), key=_by_number)
         yield StreamFound(till, stream, through, follow(stream, through, bytes(digest), rows))
@@ -103,21 +109,28 @@ def _by_number(row: tuple[int, Any]) -> tuple[int, bool]:
     return row[0], row[1] is None
 
 
-def follow(stream: str, through: int, digest: bytes, rows: Iterable[tuple[int, bytes | None]]) -> str:
+Row = tuple[int, bytes | None] | tuple[int, bytes | None, bytes | None]
+
+
+def follow(stream: str, through: int, digest: bytes, rows: Iterable[Row]) -> str:
     """Return what keeps these documents from being ``1..through`` with that digest at the end, nothing if they are.
 
-    ``rows`` are numbers in order with their bytes. None stands for a document that is here under another number: it
-    is no hole, but behind it the chain cannot be followed.
+    ``rows`` are numbers in order with their bytes. None stands for a document that is here under another number, or
+    whose bytes were forgotten: it is no hole, but behind it the chain can be followed only if its digest there is
+    given as the third.
     """
     reached, made = 0, chain.first(stream)
     is_followed = True
-    for number, body in rows:
+    for number, body, *known in rows:
         if number > reached + 1:
             break
         if number == reached + 1:
             reached = number
-            is_followed = is_followed and body is not None
-            made = chain.follow(made, bytes(body)) if body is not None else made
+            if known and known[0] is not None:
+                made, is_followed = bytes(known[0]), True
+            else:
+                is_followed = is_followed and body is not None
+                made = chain.follow(made, bytes(body)) if body is not None else made
     if reached < through:
         return f"number {reached + 1} is missing of {through}"
     if reached > through:

@@ -26,6 +26,7 @@ from .events import Asked, Event, Handed, MacroAsked, ReloadAsked, RingAsked, St
 from .intake import folder
 from .intake.prepare import NotADocumentError, Prepared, prepare
 from .outbox import Appended, Outbox, OutboxFullError
+from .renewal import CertificateSeen
 from .scripts_runner import ScriptEnded
 from .standing import Intake, Standing
 from .syps import Command, Sent, Syps
@@ -107,8 +108,8 @@ class Agent:
                 self._on_ring_asked(now, urgent=urgent)
                 if wakes:
                     self._wake_intake()
-            case ScriptEnded():
-                self._on_script_ended(event)
+            case ScriptEnded() | CertificateSeen():
+                self._on_told(event)
             case StatusAsked() | MacroAsked() | ReloadAsked() | ExportAsked() | ReplyHanded():
                 self._answer(event, now)
             case Connected(generation=generation):
@@ -287,6 +288,13 @@ class Agent:
                     self._run_script(path)
                 case automation.ShowStatus():
                     self._show_status(now)
+
+    def _on_told(self, told: ScriptEnded | CertificateSeen) -> None:
+        """Note what another thread found out: it changes how the till stands and nothing else."""
+        if isinstance(told, CertificateSeen):
+            self.standing.certificate = told
+        else:
+            self._on_script_ended(told)
 
     def _on_script_ended(self, ended: ScriptEnded) -> None:
         self.standing.script_errors.pop(ended.path, None)

@@ -26,6 +26,7 @@ from .automation_cli import actions, enable, events, macros
 from .carriage_cli import confirm, export
 from .config import EdgeConfig
 from .doctor_cli import doctor
+from .enrol_cli import enrol
 from .intake_cli import intake
 from .repair_cli import repair
 
@@ -46,7 +47,7 @@ def edge(context: click.Context, path: Path | None) -> None:
     context.obj = path
 
 
-for group in (actions, macros, events, enable, intake, export, confirm, doctor, repair):
+for group in (actions, macros, events, enable, intake, export, confirm, doctor, repair, enrol):
     edge.add_command(group)
 
 
@@ -206,6 +207,8 @@ def _tell_status(told: dict[str, Any]) -> str:
     ]
     if told["spooled"]:
         lines.append(f"spool    {told['spooled']} documents wait for the agent in the spool folder, without a number")
+    if certificate := told.get("certificate"):
+        lines.append(f"identity certificate, {certificate['days_left']} days left" + _tell_problem(certificate))
     reason = told["reason"]
     lines += [f"reason   {reason['code']}: {reason['title']}", f"next     {reason['next_step']}"]
     for reader in told.get("intake", []):
@@ -228,6 +231,10 @@ def _tell_reader(reader: dict[str, Any]) -> list[str]:
 def _tell_backup(told: dict[str, Any]) -> str:
     through = told.get("backed_up")
     return "" if through is None else f", up to {through} in its newest backup"
+
+
+def _tell_problem(certificate: dict[str, Any]) -> str:
+    return f"; not renewed: {certificate['problem']}" if certificate["problem"] else ""
 
 
 def _tell_age(age_s: float | None) -> str:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from wire.broker_url import DEFAULT, check_broker_urls
 from wire.documents import DOCUMENT_LIMIT_MAX_BYTES
+from wire.tls import check_files
 from wire.topics import TILL_ID_PATTERN
 from wire.translation import Language
 
@@ -31,6 +32,16 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_file: str = ""
     tls_ca_file: str = ""
     """The certificate authority of the brokers' certificates; empty believes those of the system."""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    """What this till shows the broker: a certificate that names till_id, and its key."""
+
+    enrol_url: Annotated[str, Meta(pattern=r"^(https://[^/\s]+/?)?$", max_length=300)] = ""
+    """Where ``tillstream ca serve`` listens: the certificate is renewed there. Empty: somebody else renews the file."""
+    renew_left: Annotated[float, Meta(gt=0, lt=1)] = 1 / 3
+    """A certificate is renewed when this part of its life is left."""
+    renew_again_s: Seconds = 3600
+    """How long to wait after a renewal that failed; give or take a third."""
 
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reconnect_min_s: Seconds = 1
@@ -83,6 +94,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_broker_urls(self.broker_urls, self.tls_ca_file)
+        check_files(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
 
     @property
     def outbox_path(self) -> Path:

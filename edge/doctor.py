@@ -23,6 +23,10 @@ ORDERED = (
 """Limits of which the first must not be above the second."""
 
 
+FINE = Finding("certificate", "ok")
+"""Of a program that shows no certificate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What can be seen of a till from its own machine; times are epoch milliseconds."""
@@ -32,6 +36,7 @@ class Facts:
     now_ms: int
     values: Mapping[str, float]
     defaults: Mapping[str, float]
+    certificate: Finding = FINE
     agent_problem: str = ""
     """Why the agent does not answer; empty if it does."""
     used_bytes: int = 0
@@ -56,6 +61,7 @@ def _findings(facts: Facts) -> Iterator[Finding]:
     grows = max(0, int(facts.values["outbox_limit_bytes"]) - facts.file.size_bytes)
     yield doctor.disk_free(facts.file.free_bytes, grows)
     yield doctor.clock(facts.now_ms, facts.seen_ms)
+    yield facts.certificate
     yield doctor.limits(facts.values, ORDERED)
     yield doctor.units(facts.values, facts.defaults)
     yield Finding("agent", "warning" if facts.agent_problem else "ok", facts.agent_problem)

@@ -61,12 +61,13 @@ def _gather(config: EdgeConfig, config_path: Path) -> Facts:
     from .standing import wall_clock_ms
 
     now_ms = wall_clock_ms()
-    secrets = [config.token_file, *([str(config_path)] if config.token else [])]
+    secrets = [config.token_file, config.tls_key_file, *([str(config_path)] if config.token else [])]
     ballast = config.outbox_path.with_suffix(".ballast")
     return Facts(
         file=examine.look_at(config.outbox_path, "PRAGMA user_version", secrets),
         known_schema=SCHEMA_VERSION,
         now_ms=now_ms,
+        certificate=examine.certificate(config.tls_cert_file, config.till_id, now_ms / 1000, config.renew_left * 0.9),
         values=examine.numbers_of(config),
         defaults=examine.numbers_by_default(EdgeConfig),
         agent_problem=_agent_problem(config),

@@ -11,6 +11,7 @@ from wire.link import Acknowledged, Connected, Disconnected, Received
 
 from .carriage import ExportAsked, ReplyHanded
 from .outbox import Appended
+from .renewal import CertificateSeen
 from .scripts_runner import ScriptEnded
 
 
@@ -64,4 +65,4 @@ class ReloadAsked:
 
 
 Asked = StatusAsked | MacroAsked | ReloadAsked | ExportAsked | ReplyHanded
-Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | ScriptEnded | Asked
+Event = Connected | Disconnected | Received | Acknowledged | Handed | RingAsked | ScriptEnded | CertificateSeen | Asked

@@ -39,6 +39,8 @@ class Facts:
     """How often central's history was another one and no new stream was started: too many were."""
     is_outbox_damaged: bool = False
     """It was, and what is left of it lies beside the one that was made of it."""
+    certificate: str = ""
+    """Why the till's certificate is not renewed, with the days left; empty if it is, or need not be."""
     settings_error: str = ""
     automation_error: str = ""
 
@@ -92,6 +94,12 @@ def _troubles(facts: Facts) -> Iterator[Reason]:
         yield Reason("history_forked")
     if facts.is_outbox_damaged:
         yield Reason("outbox_damaged")
+    yield from _not_in_force(facts)
+
+
+def _not_in_force(facts: Facts) -> Iterator[Reason]:
+    if facts.certificate:
+        yield Reason("certificate_not_renewed", None, facts.certificate)
     if facts.settings_error:
         yield Reason("settings_refused", None, facts.settings_error)
     if facts.automation_error:

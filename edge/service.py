@@ -23,8 +23,9 @@ from wire.automation import AutomationError
 from wire.broker_url import in_own_order
 from wire.carriage import CarriageError
 from wire.inbox import Inbox
-from wire.link import Link, LinkSettings, trust
+from wire.link import Link, LinkSettings
 from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
+from wire.tls import tls_of
 
 from . import carriage, salvage
 from .agent import Agent, AsideFullError
@@ -39,6 +40,7 @@ from .intake.prepare import NotADocumentError
 from .intake.readers import Readers, mappings_in
 from .intake.taking import NotDurableError
 from .outbox import Outbox, OutboxBusyError, OutboxFullError, OutboxLimits, OutboxUnsafeError
+from .renewal import Renewal
 from .scripts_runner import ScriptLimits, ScriptsRunner
 from .standing import wall_clock_ms
 from .syps import Syps, SypsLimits
@@ -137,7 +139,7 @@ def link_settings(config: EdgeConfig, rng: Random) -> LinkSettings:
         subscribe_qos=0,
         will_topic=topics.TILL_PRESENCE.of(till=till),
         keepalive_s=config.keepalive_s,
-        tls=trust(config.tls_ca_file) if any(broker.is_tls for broker in brokers) else None,
+        tls=tls_of(brokers, config.tls_ca_file, config.tls_cert_file, config.tls_key_file),
         reconnect_min_s=config.reconnect_min_s,
         reconnect_max_s=config.reconnect_max_s,
     )
@@ -162,7 +164,7 @@ def run(config: EdgeConfig) -> None:
 
     on_stop_signal(stop)
     stop_socket = _open_doors(config, inbox)
-    link.start()
+    _connect(config, link, inbox)
     notify_systemd("READY=1")
     log.info("started", extra={"till": config.till_id, "stream": outbox.head().stream, "through": outbox.head().newest})
     agent.start(time.monotonic())
@@ -176,6 +178,12 @@ def run(config: EdgeConfig) -> None:
     link.stop()
     outbox.close()
     log.info("stopped", extra={"till": config.till_id})
+
+
+def _connect(config: EdgeConfig, link: Link, inbox: Inbox[Event]) -> None:
+    """Keep connected, and with a certificate that is valid: a renewed one counts from the next connection on."""
+    link.start()
+    Renewal(config, inbox.put, lambda: link.reconnect("certificate renewed"), SystemRandom()).start()
 
 
 def make_intake(config: EdgeConfig, inbox: Inbox[Event]) -> Readers:

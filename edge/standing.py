@@ -26,6 +26,7 @@ from .config import EdgeConfig
 from .intake import folder
 from .outbox import Outbox
 from .reasons import Facts, Lasting, reason_of, troubles_of
+from .renewal import CertificateSeen
 from .salvage import damaged_files
 from .syps import Syps
 
@@ -78,6 +79,7 @@ class Standing:
         self.last_error, self.refused = "", ""
         self.cuts = Cuts()
         self.is_outbox_full = False
+        self.certificate: CertificateSeen | None = None
         self.script_errors: dict[str, str] = {}
 
     @property
@@ -143,6 +145,7 @@ class Standing:
             intake_troubles=tuple(sorted(self._intake.troubles())) if self._intake else (),
             forks_refused=self._syps.forks_refused,
             is_outbox_damaged=bool(damaged_files(self._config.outbox_path)),
+            certificate=self.certificate.trouble(self._clock_ms() / 1000) if self.certificate else "",
             settings_error=self._automation.settings_error,
             automation_error=self.automation_error,
         )
@@ -188,9 +191,17 @@ class Standing:
             "spooled": folder.count(Path(self._config.spool_dir)),
             "automation": {**self._automation.told(), "error": self.automation_error},
             "troubles": self.troubles(),
+            "certificate": self._certificate(),
             "intake": self._intake.status() if self._intake else [],
             "counters": asdict(self._syps.counters),
         }
+
+    def _certificate(self) -> dict[str, Any]:
+        """Return how the till's certificate stands; nothing where it shows none."""
+        if self.certificate is None:
+            return {}
+        days = self.certificate.days_left(self._clock_ms() / 1000)
+        return {"days_left": days, "problem": self.certificate.problem}
 
     def _disk_free_bytes(self) -> int | None:
         try:

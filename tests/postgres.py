@@ -173,9 +173,9 @@ def _quiet_port() -> int:
 
 
 @contextlib.contextmanager
-def running(*, copy_of: Postgres | None = None, **settings: str) -> Iterator[Postgres]:
+def running(*, copy_of: Postgres | None = None, in_memory: bool = True, **settings: str) -> Iterator[Postgres]:
     """Run a server, or a standby, until the end of the block, and leave nothing of it."""
-    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
+    has_room = in_memory and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
     folder = Path(tempfile.mkdtemp(prefix="tillstream-pg-", dir=MEMORY if has_room else "/tmp"))
     server = None
     try:

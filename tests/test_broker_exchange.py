@@ -51,7 +51,7 @@ class Client:
     """A connection's stand-in that notes what it is given."""
 
     def __init__(self, exchange, user, will=None):
-        self.exchange, self.user, self.will = exchange, user, will
+        self.exchange, self.user, self.will, self.shown = exchange, user, will, None
         self.got, self.ended = [], []
 
     def offer(self, message, qos):

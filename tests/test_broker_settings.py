@@ -44,7 +44,13 @@ def test_listen_is_host_and_port(listen):
 
 def test_certificate_and_key_go_together_and_a_ca_needs_both():
     """Half a TLS configuration is an error, not plain text."""
-    for half in ({"tls_cert_file": "c"}, {"tls_key_file": "k"}, {"tls_ca_file": "a"}):
+    for half in (
+        {"tls_cert_file": "c"},
+        {"tls_key_file": "k"},
+        {"tls_ca_file": "a"},
+        {"tls_tokens_too": True},
+        {"revocation_list_file": "c"},
+    ):
         with pytest.raises(msgspec.ValidationError):
             config(**half)
 
@@ -77,17 +83,13 @@ def test_the_environment_overrides_and_an_error_of_ours_is_a_configuration_error
 
 
 def test_amqtt_gets_one_listener_and_explicitly_no_plugins():
-    """Its default plugins would let everybody in."""
+    """Its default plugins would let everybody in; TLS is ours."""
     told = amqtt_config(config(listen="0.0.0.0:8883", tls_ca_file="ca.pem", **TLS))
     assert told["plugins"] == {}
     assert told["listeners"] == {
         "default": {
             "type": "tcp",
             "bind": "0.0.0.0:8883",
-            "ssl": True,
-            "certfile": "cert.pem",
-            "keyfile": "key.pem",
-            "cafile": "ca.pem",
+            "ssl": False,
         }
     }
-    assert amqtt_config(config())["listeners"]["default"]["ssl"] is False

@@ -92,7 +92,7 @@ def carried(outbox, store, **options):
 
 
 def rows(store, statement, *values):
-    return store.database.execute_sql(statement, values).fetchall()
+    return store.database.run(statement, values).fetchall()
 
 
 def bodies_of(store, till=TILL):
@@ -123,9 +123,9 @@ def outbox():
 
 
 @pytest.fixture
-def store():
+def store(central_url):
     """Return an empty central database."""
-    made = a_store()
+    made = a_store(central_url)
     yield made
     made.close()
 
@@ -406,7 +406,7 @@ def test_a_revoked_and_an_unapproved_till_are_refused(sealed):
         imported(store, io.BytesIO(sealed[0]))
     assert (bodies_of(store), rows(store, "SELECT till_id, is_approved FROM till")) == ([], [(TILL, 0)])
 
-    store.database.execute_sql("UPDATE till SET is_approved = 1")
+    store.database.execute_sql("UPDATE till SET is_approved = true")
     assert imported(store, io.BytesIO(sealed[0]))[0].stored == 201
     store.close()
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from broker.settings import BrokerConfig
+from ca.config import CaConfig
 from central.completeness import STATES
 from central.config import CentralConfig
 from central.judge import Code
@@ -49,7 +50,7 @@ def test_every_state_of_a_day_is_documented():
     assert [] == [state for state in STATES if f"| `{state}`" not in page]
 
 
-@pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig])
+@pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig, CaConfig])
 def test_every_configuration_key_is_documented_with_its_default(config):
     """The operations page has each key with the default that the code has."""
     page = (DOCS / "operations.md").read_text("utf-8")

@@ -196,7 +196,7 @@ def test_an_sqlite_that_two_writers_can_damage_is_a_finding_where_there_are_two(
 def test_a_server_is_asked_for_other_things_than_a_file():
     """Its version, how it commits, its standbys; where its files lie is its own matter."""
     findings = at_central.examine(replace(CENTRAL_FACTS, file=SERVER))
-    expected = [code for code in CHECKS if CHECKS[code].room != "edge" and code not in OF_FILES]
+    expected = [code for code in CHECKS if CHECKS[code].room in ("both", "central") and code not in OF_FILES]
 
     assert ([one.code for one in findings], wrong(findings)) == (expected, {})
 
@@ -227,7 +227,7 @@ def test_every_finding_says_what_to_do_in_the_readers_language(language):
     lines = told(at_central.examine(replace(CENTRAL_FACTS, backup=None)), language)
     (line,) = [number for number, text in enumerate(lines) if text.startswith("warning")]
 
-    checks = [check for check in CHECKS.values() if check.room != "edge" and check.code not in OF_SERVERS]
+    checks = [check for check in CHECKS.values() if check.room in ("both", "central") and check.code not in OF_SERVERS]
     assert len(lines) == len(checks) + 1
     assert ("central backup" in lines[line + 1], "night" in lines[line + 1]) == (True, language == "en")
 

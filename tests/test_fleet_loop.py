@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 import pytest
@@ -27,6 +27,14 @@ def sale(document_id):
     )
 
 
+def has_tables(database):
+    """Say whether central has made its tables, and not just the file."""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(database)) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'document'").fetchone())
+
+
 @contextmanager
 def running(folder):
     """Yield a site whose broker and central run."""
@@ -34,7 +42,7 @@ def running(folder):
     try:
         site.broker().start()
         site.central(quiet_s=0.05, timeout_s=2, retry_min_s=0.2, reconnect_min_s=0.1, reconnect_max_s=0.5).start()
-        wait_until(lambda: listens(site.port) and site.database.exists(), 20, "not up", site.check)
+        wait_until(lambda: listens(site.port) and has_tables(site.database), 20, "not up", site.check)
         yield site
     finally:
         site.close()

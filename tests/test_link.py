@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import ssl
 import threading
 from collections import Counter
 from queue import Empty, Queue
@@ -11,9 +13,12 @@ from random import Random
 
 import pytest
 from factories import wait_until
+from pki import Pki
+from raw_mqtt import publish_packet
 
 from wire.broker_url import BrokerUrl, in_own_order
-from wire.link import Acknowledged, Backoff, Connected, Disconnected, Link, LinkSettings, Received
+from wire.link import Acknowledged, Backoff, Connected, Connection, Disconnected, Link, LinkSettings, Received
+from wire.tls import Tls
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8, 9, 14
 
@@ -361,3 +366,58 @@ def test_stopping_while_a_connection_is_being_made_ends_it(linked):
 
     assert wait_until(lambda: not link._thread.is_alive(), most_s=1.5)
     stopping.join(10)
+
+
+# -- Driven by a loop of somebody else's -------------------------------------------------------------------------------
+
+
+class Watched:
+    """A driver that remembers that there is something to write."""
+
+    def __init__(self):
+        self.is_wanted = False
+
+    def opened(self, connection, sock):
+        pass
+
+    def wants_write(self, connection):
+        self.is_wanted = True
+
+    def closing(self, connection, sock):
+        pass
+
+
+def test_one_read_delivers_all_that_a_tls_record_held(tmp_path):
+    """A selector tells of bytes in the socket; what is deciphered already would wait for the next ones."""
+    cert_file, key_file = Pki(tmp_path).files("localhost", kind="server")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert_file, key_file)
+    server = socket.create_server(("127.0.0.1", 0))
+    messages = b"".join(publish_packet("till/t/settings", b"%d" % number, packet_id=number) for number in range(1, 9))
+
+    def serve():
+        with server, context.wrap_socket(server.accept()[0], server_side=True) as peer:
+            peer.recv(1000)
+            peer.sendall(b"\x20\x02\0\0")
+            peer.recv(1000)
+            peer.sendall(b"\x90\x03\0\1\1" + messages)
+            peer.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    broker = BrokerUrl("localhost", server.getsockname()[1], is_tls=True)
+    tls = Tls(str(tmp_path / "ca.pem"))
+    settings = LinkSettings((broker,), "t", "token", ("till/t/settings",), 1, "till/t/presence", tls=tls)
+    events, driver = [], Watched()
+    connection = Connection(settings, 1, b"", lambda event, _: events.append(event) or True, driver)
+    connection.open()
+    while not events:
+        while driver.is_wanted:
+            driver.is_wanted = connection.write()
+        select.select([connection.sock], [], [], 5)
+        connection.read()
+    connection.close()
+    connection.write()
+    thread.join()
+
+    assert [type(event) for event in events[:9]] == [Connected] + [Received] * 8

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import fields
 
 from broker.settings import BrokerConfig
+from ca.config import CaConfig
 from central.config import CentralConfig
 from edge.config import EdgeConfig
 from wire.broker_url import parse_broker_url
@@ -120,10 +121,10 @@ def test_a_misspelt_variable_in_the_environment_is_an_error_that_names_the_neare
     assert read_edge(tmp_path, 'till_id = "t"', all="1", quiet_s="3").till_id == "t"
 
 
-@pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig])
+@pytest.mark.parametrize("config", [EdgeConfig, CentralConfig, BrokerConfig, CaConfig])
 def test_no_programs_own_variables_are_taken_for_misspelt_ones_of_another(config):
-    """All three may be set up in one environment."""
-    every = {field.name for one in (EdgeConfig, CentralConfig, BrokerConfig) for field in fields(one)}
+    """All may be set up in one environment."""
+    every = {field.name for one in (EdgeConfig, CentralConfig, BrokerConfig, CaConfig) for field in fields(one)}
     own = {field.name: field for field in fields(config)}
 
     assert _from_environment({f"TILLSTREAM_{key.upper()}": "x" for key in every}, own).keys() == own.keys()

@@ -66,6 +66,7 @@ def wanted(state, attempts=1, age_s=10):
         (replace(BEHIND, head_heard_at_ms=NOW_MS - 901 * S), Reason("central_away", NOW_MS - 901 * S)),
         (replace(EVERYTHING, missing=4, gap_since_ms=3, quarantined=2), Reason("gap_open", 3, "4")),
         (replace(EVERYTHING, troubles={"outbox_damaged": 6}, quarantined=2), Reason("outbox_damaged", 6)),
+        (replace(EVERYTHING, troubles={"certificate_not_renewed": 6}), Reason("certificate_not_renewed", 6)),
         (replace(EVERYTHING, quarantined=2, quarantined_since_ms=8), Reason("quarantined", 8, "2")),
         (replace(EVERYTHING, settings_error="7: no url"), Reason("settings_refused", None, "7: no url")),
         (replace(EVERYTHING, troubles={"automation_refused": 6}), Reason("automation_refused", 6)),
@@ -243,6 +244,7 @@ WELL = edge_reasons.Facts(is_connected=True, unsent=0)
         (replace(WELL, intake_troubles=("pos.db", "folder")), "intake_failing", "pos.db, folder"),
         (replace(WELL, forks_refused=1), "history_forked", ""),
         (replace(WELL, is_outbox_damaged=True), "outbox_damaged", ""),
+        (replace(WELL, certificate="9.5: no"), "certificate_not_renewed", "9.5: no"),
         (replace(WELL, settings_error="9: x"), "settings_refused", "9: x"),
         (replace(WELL, automation_error="unloadSales.sh: exit 3"), "automation_refused", "unloadSales.sh: exit 3"),
     ],
@@ -291,7 +293,7 @@ def test_the_till_tells_central_only_what_central_cannot_see():
     """Its troubles fit the presence message, and central reads them back as the same reasons."""
     facts = replace(
         WELL, unsent=3, is_connected=False, cuts=9, disk_free_bytes=1, is_outbox_full=True, intake_troubles=("x",),
-        forks_refused=1, is_outbox_damaged=True, settings_error="e", automation_error="a",
+        forks_refused=1, is_outbox_damaged=True, certificate="2: c", settings_error="e", automation_error="a",
     )  # fmt: skip
     troubles = edge_reasons.troubles_of(edge_reasons.Lasting().update(facts, NOW_MS))
 

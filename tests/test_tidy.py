@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("wire", "edge", "central", "broker", "fleet")
+ROOMS = ("wire", "edge", "central", "broker", "ca", "fleet")
 MODULES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "tillstream.py"]
 ON_A_TILL = {"paho-mqtt", "peewee", "msgspec", "click"}
 
@@ -72,7 +72,7 @@ def test_our_package_names_are_ours_alone():
 
 def test_running_the_edge_loads_no_central_and_no_broker():
     """A till's command line imports the till's rooms only."""
-    rooms = ("central", "broker", "fleet", "amqtt", "rich")
+    rooms = ("central", "broker", "ca", "fleet", "amqtt", "rich")
     code = f"import sys, edge.service, edge.cli; print([m for m in sys.modules if m.split('.')[0] in {rooms}])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "warning", "error"]
-Room = Literal["both", "edge", "central"]
+Room = Literal["both", "edge", "central", "ca"]
 
 RESET_FROM, RESET_FIXED = (3, 7, 0), (3, 51, 3)
 """In between SQLite may damage a database whose write-ahead log two connections write back at once."""
@@ -108,6 +108,12 @@ _CHECKS = (
         "Set the clock and switch time synchronisation on: business days and shifts are named by it.",
     ),
     Check(
+        "certificate", "both",
+        "The own certificate has expired, or is not renewed in time: {detail}",
+        "Renew it: a till does so by itself at enrol_url (its log says certificate_not_renewed), a central worker's is"
+        " renewed by tillstream ca renew. A till's that has expired needs a new token: tillstream edge enrol.",
+    ),
+    Check(
         "limits", "both",
         "Limits contradict each other: {detail}",
         "Change one of them in the configuration.",
@@ -163,6 +169,16 @@ _CHECKS = (
         "till_clocks", "central",
         "Clocks of tills are wrong: {detail}",
         "Set them and switch time synchronisation on at those tills (tillstream central tills).",
+    ),
+    Check(
+        "authority", "ca",
+        "The certificate authority's own certificate ends soon; days left: {detail}",
+        "Make a new authority in another folder and enrol every till there before this one ends.",
+    ),
+    Check(
+        "revocation_list", "ca",
+        "The list of revoked certificates is missing or old; with an expired one Mosquitto lets nobody in: {detail}",
+        "Run tillstream ca serve, which keeps it fresh, or tillstream ca crl every day.",
     ),
     Check(
         "workers", "central",
@@ -242,6 +258,14 @@ def clock(now_ms: int, seen_ms: int | None) -> Finding:
     if seen_ms is not None and now_ms < seen_ms - CLOCK_BACK_MS:
         return Finding("clock", "error", f"{(now_ms - seen_ms) // 1000} s")
     return Finding("clock", "ok")
+
+
+def certificate(flaw: str, left: float | None, wanted_left: float) -> Finding:
+    """Judge the own certificate: ``flaw`` tells why nobody accepts it, ``left`` is the part of its life to come."""
+    if flaw or left is None:
+        return Finding("certificate", "error" if flaw else "ok", flaw)
+    level: Level = "ok" if left >= wanted_left else "warning"
+    return Finding("certificate", level, f"{left:.0%} {'>=' if level == 'ok' else '<'} {wanted_left:.0%}")
 
 
 def limits(values: Mapping[str, float], ordered: Sequence[tuple[str, str]]) -> Finding:

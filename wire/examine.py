@@ -14,7 +14,10 @@ from typing import Any
 
 import msgspec
 
+from . import doctor
 from .doctor import FileFacts, Finding
+from .tls import TlsError
+from .tls import look_at as look_at_certificate
 from .translation import Language, translate
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -84,6 +87,19 @@ def open_to_all(paths: Iterable[str]) -> tuple[str, ...]:
         except OSError:
             continue  # What is not there is another check's matter.
     return tuple(found)
+
+
+def certificate(cert_file: str, name: str, now_s: float, wanted_left: float) -> Finding:
+    """Look at the own certificate; a finding that is fine where there is none."""
+    if not cert_file:
+        return doctor.certificate("", None, wanted_left)
+    try:
+        found = look_at_certificate(Path(cert_file))
+    except TlsError as problem:
+        return doctor.certificate(str(problem), None, wanted_left)
+    left = found.left_s(now_s) / (found.not_after_s - found.not_before_s)
+    flaw = found.flaw(name, now_s)
+    return doctor.certificate(f"{cert_file}: {flaw}" if flaw else "", left, wanted_left)
 
 
 def numbers_of(config: msgspec.Struct) -> dict[str, float]:

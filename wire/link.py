@@ -19,9 +19,10 @@ from random import Random
 from typing import Any, Protocol
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 
-from wire.broker_url import BrokerUrl
+from .broker_url import BrokerUrl
+from .tls import Tls, explain, hint, is_cut, is_refusal
 
 QOS = 1
 LOGIN_REFUSED = (133, 134, 135)
@@ -66,11 +67,6 @@ class Acknowledged:
     mid: int
 
 
-def trust(ca_file: str) -> ssl.SSLContext:
-    """Return a context that believes only this certificate authority; without one, those of the system."""
-    return ssl.create_default_context(cafile=ca_file or None)
-
-
 Event = Connected | Disconnected | Received | Acknowledged
 Deliver = Callable[[Event, int], bool]
 """Takes an event and its weight in bytes; False means there was no room."""
@@ -93,7 +89,7 @@ class LinkSettings:
     inflight_max: int = 1000
     queued_max: int = 20_000
     unheard_s: int = 20
-    tls: ssl.SSLContext | None = None
+    tls: Tls | None = None
     reconnect_min_s: float = 1.0
     reconnect_max_s: float = 120.0
     settled_s: float = 300.0
@@ -153,11 +149,24 @@ class Connection:
     """One paho client for one connection; its socket is driven by paho's thread or by the given ``driver``."""
 
     def __init__(
-        self, settings: LinkSettings, generation: int, will: bytes, deliver: Deliver, driver: Driver | None = None
+        self,
+        settings: LinkSettings,
+        generation: int,
+        will: bytes,
+        deliver: Deliver,
+        driver: Driver | None = None,
+        *,
+        was_cut: bool = False,
     ) -> None:
+        """``was_cut``: the connection before was cut before there was an answer.
+
+        A broker that has just ended does so once; one that refuses and says nothing does so again.
+        """
         self.generation, self.broker = generation, settings.broker(generation)
         self.ended = threading.Event()
         self.is_up = False
+        self.is_cut, self._was_cut = False, was_cut
+        self._is_answered, self._noted = False, ""
         self._settings, self._deliver, self._driver = settings, deliver, driver
         self.client = self._make_client(will)
 
@@ -169,13 +178,12 @@ class Connection:
             manual_ack=True,
             reconnect_on_failure=False,
         )
-        client.username_pw_set(self._settings.client_id, self._settings.token)
+        client.username_pw_set(self._settings.client_id, None if self._shows_certificate else self._settings.token)
         client.will_set(self._settings.will_topic, will, qos=QOS, retain=True)
         client.max_inflight_messages_set(self._settings.inflight_max)
         client.max_queued_messages_set(self._settings.queued_max)
         client.connect_timeout = self._settings.connect_timeout_s
-        if self._settings.tls and self.broker.is_tls:
-            client.tls_set_context(self._settings.tls)
+        client.on_log = self._on_log  # Until there is an answer: it makes paho write a text for each packet.
         client.on_socket_open = self._on_socket_open
         if driver := self._driver:
             client.on_socket_register_write = lambda *_: driver.wants_write(self)
@@ -188,7 +196,9 @@ class Connection:
         return client
 
     def open(self) -> None:
-        """Connect; raises OSError (ssl errors included) if the broker cannot be reached."""
+        """Connect; raises OSError (ssl errors and TlsError included) if the broker cannot be reached."""
+        if self._is_tls and (tls := self._settings.tls):
+            self.client.tls_set_context(tls.context())
         self.client.connect(self.broker.host, self.broker.port, self._settings.keepalive_s)
 
     @property
@@ -240,9 +250,48 @@ class Connection:
         if self._driver:
             self._driver.opened(self, sock)
 
+    def explain(self, problem: BaseException) -> str:
+        """Return what an error of ``open`` means, for people."""
+        return explain(problem, is_tls=self._is_tls, flaw=self._flaw())
+
+    def is_refusal(self, problem: BaseException) -> bool:
+        """Say whether an error of ``open`` is one that waiting does not mend."""
+        return is_refusal(problem) or (is_cut(problem) and self._is_cut_again())
+
+    def check_own_name(self) -> None:
+        """Raise TlsError if this client's certificate names another client."""
+        if self._is_tls and (tls := self._settings.tls):
+            tls.check_name(self._settings.client_id)
+
+    def _is_cut_again(self) -> bool:
+        """Note that the broker hung up before it answered; say whether that looks like a refusal."""
+        self.is_cut = True
+        return self._is_tls and (self._was_cut or self._flaw() != "")
+
+    @property
+    def _shows_certificate(self) -> bool:
+        """Whether a certificate says who this is: the token stays here then, and NATS refuses both together."""
+        return self._is_tls and self._settings.tls is not None and self._settings.tls.cert_file != ""
+
+    @property
+    def _is_tls(self) -> bool:
+        return self._settings.tls is not None and self.broker.is_tls
+
+    def _flaw(self) -> str:
+        tls = self._settings.tls if self._is_tls else None
+        return tls.flaw(self._settings.client_id, time.time()) if tls else ""
+
+    def _on_log(self, _client: Client, _userdata: Any, level: int, text: str) -> None:
+        """Keep why reading failed: paho tells nobody else. With TLS 1.3 that is where a refused certificate shows."""
+        if level == LogLevel.MQTT_LOG_ERR and not self._noted:
+            self._noted = text.removeprefix("failed to receive on socket: ")
+
     def _on_connect(self, client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._is_answered, client.on_log = True, None
         if reason.is_failure:
-            self.end(f"the broker refused: {reason}", is_refused=reason.value in LOGIN_REFUSED)
+            flaw = self._flaw()
+            text = f"the broker refused: {reason}{'; ' if flaw else ''}{flaw}"
+            self.end(text, is_refused=reason.value in LOGIN_REFUSED)
             return
         client.subscribe([(topic, self._settings.subscribe_qos) for topic in self._settings.subscriptions])
 
@@ -257,7 +306,11 @@ class Connection:
         self._deliver(Connected(self.generation), 0)
 
     def _on_disconnect(self, _client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self.end(str(reason))
+        if self._is_answered or self.ended.is_set():
+            self.end(str(reason))
+            return
+        text, flaw = hint(self._noted or str(reason), is_tls=self._is_tls), self._flaw()
+        self.end(f"{text}; {flaw}" if flaw else text, is_refused="ALERT" in self._noted or self._is_cut_again())
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         event = Received(self.generation, message.mid, message.topic, bytes(message.payload), message.retain)
@@ -277,6 +330,7 @@ class Link:
         self._backoff = backoff(settings, rng)
         self._stopping = threading.Event()
         self._connection: Connection | None = None
+        self._was_cut = False
         self._thread = threading.Thread(target=self._keep_connected, name="link", daemon=True)
 
     def start(self) -> None:
@@ -314,20 +368,25 @@ class Link:
             self._stopping.wait(self._backoff.after(lived_s))
 
     def _connect_once(self, generation: int) -> float:
-        connection = Connection(self._settings, generation, self._will(generation), self._deliver)
+        will, was_cut = self._will(generation), self._was_cut
+        connection = Connection(self._settings, generation, will, self._deliver, was_cut=was_cut)
         self._connection = connection
         if self._stopping.is_set():  # Looked at after the line above, as `stop` looks the other way round: one sees.
             return 0.0
         try:
+            connection.check_own_name()
             connection.open()
         except (OSError, ValueError) as problem:
-            text = f"cannot reach {connection.broker}: {problem}"
-            connection.end(text, is_refused=isinstance(problem, ssl.SSLCertVerificationError))
+            connection.end(
+                f"cannot reach {connection.broker}: {connection.explain(problem)}",
+                is_refused=connection.is_refusal(problem),
+            )
+            self._was_cut = connection.is_cut
             return 0.0
         opened = time.monotonic()
         connection.client.loop_start()
         connection.ended.wait()
-        self._connection = None
+        self._connection, self._was_cut = None, connection.is_cut
         connection.client.disconnect()  # Before loop_stop, which would wait for unacknowledged messages.
         connection.client.loop_stop()
         return time.monotonic() - opened

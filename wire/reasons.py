@@ -18,8 +18,8 @@ Code = Literal[
     "parked", "revoked", "not_approved", "never_seen",
     "login_refused", "version_unknown", "identity_shared", "link_down", "agent_silent", "disk_full", "outbox_full",
     "intake_failing", "history_forked", "central_away", "unanswered", "waiting_for_admission", "uploading",
-    "gap_open", "outbox_damaged", "quarantined", "settings_refused", "automation_refused", "clock_skew",
-    "other_trouble", "unproven", "offline", "up_to_date",
+    "gap_open", "outbox_damaged", "certificate_not_renewed", "quarantined", "settings_refused", "automation_refused",
+    "clock_skew", "other_trouble", "unproven", "offline", "up_to_date",
 ]  # fmt: skip
 
 
@@ -76,8 +76,8 @@ _KINDS = (
     Kind(
         "login_refused", "act",
         "Till and broker do not accept each other: {detail}",
-        "Check the token, the deny list, the broker's certificate and tls_ca_file. Sales go on: the documents are on"
-        " the till, and go by themselves when it is mended.",
+        "Check the token or the till's certificate, the deny list, the broker's certificate and tls_ca_file. Sales go"
+        " on: the documents are on the till, and go by themselves when it is mended.",
     ),
     Kind(
         "version_unknown", "act",
@@ -154,6 +154,12 @@ _KINDS = (
         "Look at the open gaps. Copy outbox.damaged-*.db off the till, look at its disk, then remove the file there.",
     ),
     Kind(
+        "certificate_not_renewed", "act",
+        "The till's certificate is not renewed; days left: {detail}",
+        "Check enrol_url, and that tillstream ca serve runs there. One that has expired, or was revoked, needs a new"
+        " token: tillstream edge enrol.",
+    ),
+    Kind(
         "quarantined", "act",
         "Documents in quarantine: {detail}",
         "Look at the reason of each; it names the field that the POS software fills in wrongly.",
@@ -202,7 +208,7 @@ RANKS: dict[Code, int] = {code: rank for rank, code in enumerate(KINDS)}
 
 TILL_TROUBLES: tuple[Code, ...] = (
     "identity_shared", "disk_full", "outbox_full", "intake_failing", "history_forked", "outbox_damaged",
-    "settings_refused", "automation_refused",
+    "certificate_not_renewed", "settings_refused", "automation_refused",
 )  # fmt: skip
 """What only the till itself can know; it tells central in its presence."""
 

@@ -17,6 +17,9 @@ WORKER_PATTERN = r"[1-9][0-9]{0,2}"
 _TILL_ID = re.compile(TILL_ID_PATTERN)
 _WORKER = re.compile(WORKER_PATTERN)
 
+CENTRAL_PREFIX = "central-"
+_CENTRAL_USER = re.compile(rf"{CENTRAL_PREFIX}({WORKER_PATTERN})")
+
 Party = Literal["till", "central"]
 
 
@@ -59,6 +62,17 @@ class Address:
 def is_till_id(text: str) -> bool:
     """Say whether a text may name a till."""
     return _TILL_ID.fullmatch(text) is not None
+
+
+def worker_of(user: str) -> int | None:
+    """Return the number of the central worker that a user name stands for, None for any other name."""
+    found = _CENTRAL_USER.fullmatch(user)
+    return int(found[1]) if found else None
+
+
+def is_till_user(user: str) -> bool:
+    """Say whether a user name stands for a till: one that begins as central's do never does."""
+    return is_till_id(user) and not user.startswith(CENTRAL_PREFIX)
 
 
 def parse(topic: str) -> Address | None:

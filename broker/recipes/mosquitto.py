@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from broker.access import CENTRAL_PREFIX, mosquitto_acl
+from broker.access import mosquitto_acl
 from broker.settings import MIB
+from wire.topics import CENTRAL_PREFIX
 
 from .nftables import rules
 from .plan import INFLIGHT_MAX, PACKET_LIMIT_BYTES, Files, Plan

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.access import CENTRAL_PREFIX
 from broker.settings import MIB, is_loopback
+from wire.topics import CENTRAL_PREFIX
 
 Security = Literal["plain", "tls", "mutual"]
 """Nothing but loopback and tokens; TLS and tokens; or TLS and a certificate of each client, CN = the user."""

@@ -162,7 +162,7 @@ def embedded_server(folder: Path, port: int, **settings: str | float) -> Server:
     }
     lines = (f"{key} = {value!r}" for key, value in values.items())
     (folder / "broker.toml").write_text("\n".join(lines).replace("'", '"'), "utf-8")
-    command = [sys.executable, "-c", "from broker.cli import broker; broker()", "run"]
+    command = [sys.executable, "-m", "tillstream", "broker", "run"]
     return Server([*command, "--config", str(folder / "broker.toml")], port)
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
@@ -46,9 +47,9 @@ class Nursery:
         self._process.wait()
         self._process.stdout.close()
 
-    def start(self, command: list[str], log: Path) -> int:
+    def start(self, command: list[str], log: Path, environment: dict[str, str] | None = None) -> int:
         """Fork a program: a module's name and the arguments of its ``main``; returns its process id."""
-        process_id = self._ask({"start": command, "log": str(log)})
+        process_id = self._ask({"start": command, "log": str(log), "environment": environment or {}})
         self._living.add(process_id)
         return process_id
 
@@ -72,6 +73,37 @@ class Nursery:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
             return int(self._process.stdout.readline())
+
+
+class Offspring:
+    """What was forked, with the part of ``subprocess.Popen`` that is needed."""
+
+    def __init__(self, nursery: Nursery, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self._nursery, self._status = nursery, None
+        self.pid = nursery.start(command, log, environment)
+
+    def send_signal(self, number: int) -> None:
+        if self._status is None:
+            self._nursery.signal(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        if self._status is None and self._nursery.has_ended(self.pid):
+            self._status = self._nursery.wait(self.pid)
+        return self._status
+
+    def wait(self, timeout_s: float = float("inf")) -> int:
+        until = time.monotonic() + timeout_s
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("a forked program", timeout_s)
+            time.sleep(0.005)
+        return self._status
 
 
 class Forked:
@@ -137,11 +169,11 @@ def _serve() -> None:
         importlib.import_module(name)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        answer = os.waitpid(asked["wait"], 0)[1] if "wait" in asked else _fork(asked["start"], asked["log"])
+        answer = os.waitpid(asked["wait"], 0)[1] if "wait" in asked else _fork(asked)
         os.write(1, b"%d\n" % answer)
 
 
-def _fork(command: list[str], log: str) -> int:
+def _fork(asked: dict) -> int:
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -150,7 +182,8 @@ def _fork(command: list[str], log: str) -> int:
     with contextlib.suppress(BaseException):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
-            ended = _become(command, log)
+            os.environ.update(asked["environment"])
+            ended = _become(asked["start"], asked["log"])
     os._exit(ended)
 
 

@@ -41,9 +41,11 @@ def is_once(station):
 def test_backends_that_are_killed_under_load_lose_and_double_nothing(server, station):
     """SIGKILL of central's own backend: the server takes all of them down and recovers; central goes on by itself."""
     kills = 0
+    backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tillstream central 1/1'"
     for _ in range(6):
         close_everywhere(station, 12)
-        pids = server.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'tillstream central-1'")
+        assert wait_until(lambda: server.run(backends), DRAIN_S)
+        pids = server.run(backends)
         for (pid,) in pids:
             subprocess.run(["/bin/kill", "-KILL", str(pid)], check=False)
             kills += 1

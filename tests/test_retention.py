@@ -1,0 +1,185 @@
+"""The bytes of old documents are forgotten; who they are, what they prove and what they add up to stays for ever."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+from click.testing import CliRunner
+from databases import look
+from factories import NOW_MS, TILL, a_parcel, a_sale, a_store, a_stream, digest_of, some_sales
+from test_days import DAY, NOON_MS, STORE, Till
+
+from central import backup, days, reports
+from central.batch import NewStream
+from central.cli import central
+from central.models import MODELS, Document
+from central.retention import forget
+from wire.messages import History, Quarantined
+
+DAY_MS = 86_400_000
+OLD_MS, NEW_MS = NOW_MS - 400 * DAY_MS, NOW_MS - DAY_MS
+BEFORE_MS = NOW_MS - 365 * DAY_MS
+BAD = b'{"document_id":"bad"}'
+OLD, NEW = [*some_sales(5), BAD, *some_sales(2, first=6)], some_sales(3, first=8)
+
+
+def silent(*_):
+    """Hear of progress and say nothing."""
+
+
+@pytest.fixture
+def store(central_url):
+    """Return a database with eight old numbers of a stream, one in quarantine, and three new ones."""
+    with closing(a_store(central_url)) as made:
+        made.open_streams([NewStream(TILL, a_stream(), ())], {}, OLD_MS)
+        made.ingest([a_parcel(OLD)], {}, OLD_MS)
+        made.ingest([a_parcel(NEW, before=OLD)], {}, NEW_MS)
+        with made.database.bind_ctx(MODELS):
+            yield made
+
+
+def forgotten(store, batch=3, **options):
+    return forget(store.database, BEFORE_MS, batch, silent, **options)
+
+
+def bodies(store):
+    return dict(store.database.run("SELECT document_id, body FROM document").fetchall())
+
+
+def verified(store, tmp_path):
+    """Return what a backup that is read back says of the streams."""
+    url = store.database.place.url
+    made = backup.make(url, tmp_path, 9, "", lambda: NOW_MS + len(list(tmp_path.iterdir())), silent)
+    return made.verified
+
+
+def test_old_bytes_go_and_everything_that_is_proven_stays(store, tmp_path):
+    """Only what is older, batch by batch; rows, numbers and totals stay, and the chain is still whole to the end."""
+    rows = "SELECT document_id, sequence, total_minor, closed_at_ms, store_id FROM document ORDER BY id"
+    before = store.database.run(rows).fetchall()
+    done = forgotten(store)
+
+    assert (done.documents, done.held_back) == (7, 0)
+    assert done.kept_bytes < done.size_bytes
+    kept = bodies(store)
+    assert all(kept[f"d{number}"] == NEW[number - 8] for number in (8, 9, 10))
+    assert all(b'"lines"' not in kept[f"d{number}"] for number in range(1, 8))
+    assert before == store.database.run(rows).fetchall()
+    assert verified(store, tmp_path).problems == []
+    assert forgotten(store).documents == 0, "a second time there is nothing to do"
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(store):
+    """Counted by the same steps."""
+    before = bodies(store)
+    told = forgotten(store, dry_run=True)
+
+    assert before == bodies(store)
+    assert told == forgotten(store)
+
+
+def test_a_document_that_comes_again_is_known_and_another_one_under_its_id_is_a_conflict(store):
+    """Identity holds over all time: by the digest of the bytes that are gone."""
+    forgotten(store)
+    store.open_streams([NewStream(TILL, a_stream(2), ())], {}, NOW_MS)
+    again = [OLD[0], a_sale("d2", total_minor=1), OLD[2]]
+    outcome = store.ingest([a_parcel(again, stream=a_stream(2))], {}, NOW_MS)[0]
+
+    assert (outcome.kind, outcome.quarantined) == ("advanced", (Quarantined(2, "conflict"),))
+    assert len(bodies(store)) == 10
+
+
+def test_what_a_stream_lost_behind_the_forgotten_is_still_found(store, tmp_path):
+    """A hole, and a document that was changed, are no less visible than before."""
+    forgotten(store)
+    look(store.database.place.url, "DELETE FROM document WHERE document_id = 'd9'")
+    assert [one.problem for one in verified(store, tmp_path).problems] == ["number 10 is missing of 11"]
+
+
+def test_a_changed_document_behind_the_forgotten_is_still_found(store, tmp_path):
+    """The chain goes on from the digest that stands where the bytes were."""
+    forgotten(store)
+    Document.update(body=a_sale("d9", total_minor=5)).where(Document.document_id == "d9").execute()
+    assert [one.problem for one in verified(store, tmp_path).problems] == ["its documents do not make its digest"]
+
+
+def test_a_hole_holds_back_what_lies_behind_it(store):
+    """The chain cannot be worked out over it; asked for once more it may still come, and then it goes on."""
+    store.database.run("DELETE FROM document WHERE document_id = 'd3'")
+    done = forgotten(store)
+
+    assert (done.documents, done.held_back) == (2, 1)
+    assert b'"lines"' in bodies(store)["d4"]
+
+
+def test_a_till_that_forgot_documents_and_was_made_anew_gets_no_false_gap(store):
+    """What it names of its old stream is compared with the digest that was kept, wherever in the stream that is."""
+    forgotten(store)
+    for number, stream in ((4, 2), (8, 3), (10, 4)):
+        agreed = digest_of([*OLD, *NEW][:number])
+        history = History(
+            stream=a_stream(), pruned=number, newest=11, digest=b"9" * 16, agreed=number, agreed_digest=agreed
+        )
+        store.open_streams([NewStream(TILL, a_stream(stream), (history,))], {}, NOW_MS)
+    assert store.database.run("SELECT count(*) FROM gap").fetchone() == (0,)
+
+    history = History(stream=a_stream(), pruned=4, newest=11, digest=b"9" * 16, agreed=4, agreed_digest=b"x" * 16)
+    store.open_streams([NewStream(TILL, a_stream(5), (history,))], {}, NOW_MS)
+    assert store.database.run("SELECT first, last FROM gap").fetchall() == [(1, 4)]
+
+
+def test_a_renumbered_stream_is_proven_by_bytes_that_are_gone_where_they_stood(store, tmp_path):
+    """The newer stream first: its first numbers are documents of the older one."""
+    stream = a_stream(2)
+    store.open_streams([NewStream(TILL, stream, ())], {}, OLD_MS)
+    renumbered = [*OLD[3:], a_sale("new-1")]
+    store.ingest([a_parcel(renumbered, stream=stream)], {}, OLD_MS)
+    store.ingest([a_parcel([a_sale("new-2")], stream=stream, before=renumbered)], {}, NEW_MS)
+
+    assert forgotten(store).documents == 8
+    assert verified(store, tmp_path).problems == []
+    assert store._digest_at(TILL, stream, 6) == digest_of(renumbered, stream)
+    Document.update(body=a_sale("new-2", total_minor=5)).where(Document.document_id == "new-2").execute()
+    problems = [one.problem for one in verified(store, tmp_path).problems]
+    assert problems == ["its documents do not make its digest"], "behind forgotten numbers, too, the chain is followed"
+
+
+def test_a_day_is_as_complete_as_it_was(central_url):
+    """Its numbers and its sums, to the kopeck; and it is not reopened."""
+    with closing(a_store(central_url)) as store, store.database.bind_ctx(MODELS):
+        Till(store).shift().verify()
+        before = days.store_day(STORE, DAY, NOON_MS + 2 * DAY_MS)
+        assert before.state == "complete"
+        assert forget(store.database, NOON_MS + 9 * DAY_MS, 4, silent).documents > 3
+        assert days.store_day(STORE, DAY, NOON_MS + 2 * DAY_MS) == before
+
+
+def test_the_views_show_what_is_kept_and_break_on_nothing(store):
+    """No lines, all tenders."""
+    forgotten(store)
+    lines, tenders = (
+        store.database.run(f"SELECT count(*) FROM document_{view}").fetchone() for view in ("line", "tender")
+    )
+    assert (lines, tenders) == ((3,), (10,))
+
+
+def test_the_command_says_what_it_did_and_leaves_an_audit_row(store, central_url, monkeypatch):
+    """A dry run first; the bytes of a forgotten document cannot be had any more."""
+    monkeypatch.setattr("central.retention_cli.wall_clock_ms", lambda: NOW_MS)
+
+    def run(*arguments):
+        return CliRunner().invoke(central, ["--database", central_url, *arguments])
+
+    assert (run("retention").exit_code, "--older-than" in run("retention").output) == (2, True)
+    for arguments, documents in ((["--dry-run"], 7), ([], 7), ([], 0)):
+        done = run("retention", "--older-than", "365", "--json", *arguments)
+        assert (done.exit_code, json.loads(done.stdout)["documents"]) == (0, documents), done.output
+    assert "bytes of 0 documents" in run("retention", "--older-than", "365").stdout
+    lines = run("documents", "--after", "0").stdout.splitlines()[:-1]
+    assert [json.loads(line)["body"] is None for line in lines] == [True] * 7 + [False] * 3
+    with reports.reading(central_url):
+        assert reports.document_bytes("d1") == []
+        assert len(reports.document_bytes("d9")) == 1
+    assert look(central_url, "SELECT action FROM audit") == [("retention",)]

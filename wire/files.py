@@ -1,0 +1,45 @@
+"""How a file is replaced: whole or not at all, durable, and owned by whom its folder belongs to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder and those above it; each belongs to the owner of the one above."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    _give(path, path.parent)
+
+
+def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put a file in the place of the one that is there; whoever reads it sees the old one or the new one, whole."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)  # What a kill left: its mode may be another one.
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    _give(draft, path.parent)
+    draft.replace(path)
+    _flush(path.parent)
+
+
+def _give(path: Path, folder: Path) -> None:
+    """Let root's work for a service belong to the service."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid:
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
