@@ -45,8 +45,8 @@ class Heads:
         One that is behind the watermark may be of another history: a clone's, or of before its disk went back.
         """
         key = head.stream, head.boot_id
-        if (head.newest, head.digest) == (mark.through, mark.digest):
-            return
+        if not head.newest or (head.newest, head.digest) == (mark.through, mark.digest):
+            return  # Nothing is promised, or nothing is missing.
         if key not in state.heads and len(state.heads) >= self.limits.heads_max:
             return  # Bounded: a till that lies about its boots keeps its first heads open, and stays unverified.
         before, since = state.heads.get(key, (None, now))

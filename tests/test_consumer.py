@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -193,6 +193,25 @@ def test_a_reader_waits_for_those_who_write_and_no_longer(pg_url):
     store.close()
     assert ids(page) == ["late", "early"]
     assert len(waited) == 3
+
+
+def test_who_begins_between_the_two_looks_is_waited_for(pg_url, monkeypatch):
+    """The number is looked up first, then who writes: the other way round a transaction in between would be missed."""
+    store = a_store(pg_url)
+    store.open_streams([NewStream("a", a_stream(), ()), NewStream("b", a_stream(), ())], {}, NOW_MS)
+    put(store, [a_sale(till_id="a", document_id="before")])
+    store.close()
+    with closing(Place(pg_url).look(to_write=False)) as database, ExitStack() as late:
+        real, begun = database.last_number, []
+
+        def last_number(table):
+            if not begun:
+                begun.append(late.enter_context(half_done(pg_url, [a_sale(till_id="b", document_id="late")], "b")))
+            return real(table)
+
+        monkeypatch.setattr(database, "last_number", last_number)
+        horizon = Horizon(database, "document")
+        assert [horizon.look(), horizon.look()] == [0, 0]
 
 
 def test_a_transaction_that_is_rolled_back_holds_nobody_up(pg_url):

@@ -30,6 +30,8 @@ from wire.messages import NEWEST, SalesStored, UploadRequest
 CALM = Faults().calm()
 FEW = {"loss": 0.1, "duplicate": 0.1, "late": 0.1}
 """Messages that come many times are dear to simulate, and bring none of these bugs out."""
+ALONE = {"workers": 1, "worker_changes": 0, "rollouts": 0}
+"""Several workers, and two wire versions, make runs dear too."""
 LATE = replace(CALM, loss=0.05, late=0.5, late_most_s=45.0, is_quick=True)
 LATE_ANSWERS = replace(CALM, duplicate=0.9, late=0.9, late_most_s=60.0, cut=0.05, flappings=6, is_quick=True)
 
@@ -492,7 +494,16 @@ ZOO = (
     Bug(gap_begins_at_the_watermark, {"images": 2, "clones": 1}),
     Bug(
         a_tills_belief_counts_as_proof,
-        {"clones": 2, "central_restores": 3, "new_disks": 2, "backs_up": False, "is_quick": True},
+        {
+            "clones": 2,
+            "central_restores": 4,
+            "central_tails_lost": 4,
+            "images": 2,
+            "new_disks": 2,
+            "backs_up": False,
+            "is_quick": True,
+            **ALONE,
+        },
     ),
     Bug(only_the_last_doorbell_is_heard, {"images": 2, "clones": 2, "slow_centrals": 2}),
     Bug(heads_below_the_watermark_are_not_kept, {"images": 2, "clones": 2}),
