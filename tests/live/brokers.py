@@ -43,7 +43,12 @@ class RunningBroker:
     port: int
     process: subprocess.Popen[bytes]
     folder: Path
+    others: tuple[Server, ...] = ()
+    """The further nodes of a cluster: clients are spread over all of them."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(0))
+
+    def __post_init__(self) -> None:
+        self._ports = itertools.cycle([self.port, *(server.port for server in self.others)])
 
     def new_till(self) -> str:
         """Return a till id that no test has used on this broker."""
@@ -53,7 +58,7 @@ class RunningBroker:
         return token_of(FLEET_KEY, user)
 
     def raw(self, tls: ssl.SSLContext | None = None) -> RawClient:
-        return RawClient(self.port, tls)
+        return RawClient(next(self._ports), tls)
 
     @contextlib.contextmanager
     def client(self, user: str, *, tls: ssl.SSLContext | None = None, **options) -> Iterator[RawClient]:
@@ -63,7 +68,7 @@ class RunningBroker:
             yield client
 
     def log(self) -> str:
-        return (self.folder / "log").read_text("utf-8", "replace")
+        return "".join(path.read_text("utf-8", "replace") for path in sorted(self.folder.rglob("log")))
 
     def rss_bytes(self) -> int:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text("ascii").split()[1]
@@ -199,6 +204,19 @@ def nats(folder: Path, **options: str | float) -> Iterator[RunningBroker]:
     """Run a real NATS server from its recipe; ``options`` are the recipe's."""
     with _serving("nats", folder, nats_server(folder, free_port(), **options)) as running:
         yield running
+
+
+@contextlib.contextmanager
+def nats_of_three(folder: Path, **options: str | float) -> Iterator[RunningBroker]:
+    """Run a NATS cluster from its recipe."""
+    nodes = nats_cluster(folder, **options)
+    with contextlib.ExitStack() as running:
+        processes = [
+            running.enter_context(_process(node.command, folder / f"node-{number}"))
+            for number, node in enumerate(nodes, 1)
+        ]
+        assert wait_until(lambda: all(node.told("/healthz").get("status") == "ok" for node in nodes), 60)
+        yield RunningBroker("nats-cluster", nodes[0].port, processes[0], folder, tuple(nodes[1:]))
 
 
 @contextlib.contextmanager
