@@ -72,9 +72,9 @@ def sync_normally() -> None:
     def careless_pragmas(self: Outbox) -> dict:
         return {**pragmas(self), "synchronous": "normal"}
 
-    def count_start(self: Store, make_id) -> tuple:
-        self._connection.execute("PRAGMA synchronous = normal")
-        return make_store(self, make_id)
+    def count_start(self: Store) -> tuple:
+        self.database.run("PRAGMA synchronous = normal")
+        return make_store(self)
 
     Outbox._pragmas, Outbox._refuse_unsafe, Store._count_start = careless_pragmas, lambda _self: None, count_start
 

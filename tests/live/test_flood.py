@@ -127,7 +127,7 @@ class Liar:
 
 
 def station_of(folder, kind, tills, inside=()):
-    station = Station(folder, kind, tills, inside)
+    station = Station(folder, kind, tills, inside=inside)
     station.central._environment["TILLSTREAM_QUIET_S"] = str(QUIET_S)
     return station
 
