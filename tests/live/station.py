@@ -186,10 +186,17 @@ class Station:
         for number, server in enumerate(self.servers, 1):
             yield Program(self.folder / f"broker-{number}.log", [*self.inside, *server.command], {}, self.nursery)
 
+    def _has_brokers(self) -> bool:
+        """Say whether the nodes of a cluster have found each other; a broker alone is waited for by its clients."""
+        return all(server.told("/healthz").get("status") == "ok" for server in self.servers if self.servers[1:])
+
     def __enter__(self) -> Self:
         self.nursery.__enter__()
         try:
-            for program in (*self.brokers, self.central, *(till.agent for till in self.tills)):
+            for program in self.brokers:
+                program.start()
+            assert wait_until(self._has_brokers, START_S), [program.log() for program in self.brokers]
+            for program in (self.central, *(till.agent for till in self.tills)):
                 program.start()
             assert wait_until(lambda: self.query("SELECT count(*) FROM document"), START_S), self.central.log()
             for till in self.tills:
