@@ -40,6 +40,8 @@ class CaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     names: Annotated[tuple[HostName, ...], Meta(min_length=1, max_length=32)] = ("localhost", "127.0.0.1")
     """Under which names and addresses tills reach ``serve``: they stand in its own certificate."""
     connections_max: Annotated[int, Meta(ge=1, le=1000)] = 64
+    connections_of_address_max: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """Of one address at once: so that one that holds connections open keeps the others' places free."""
     request_limit_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 16 * 1024
     request_timeout_s: Seconds = 10
     requests_per_minute: Annotated[int, Meta(ge=1, le=100_000)] = 120

@@ -12,9 +12,9 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,33 @@ class Rate:
             return True
 
 
+class Places:
+    """How many connections are open, in all and of each address: nobody takes them all."""
+
+    def __init__(self, most: int, of_address_most: int) -> None:
+        self._most, self._of_address_most = most, of_address_most
+        self._taken: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, address: str) -> bool:
+        """Take a place, and say whether there was one."""
+        with self._lock:
+            if self._taken.total() >= self._most or self._taken[address] >= self._of_address_most:
+                return False
+            self._taken[address] += 1
+            return True
+
+    def leave(self, address: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._taken -= Counter([address])  # Drops those that have none left.
+
+    def __len__(self) -> int:
+        """Return how many are taken."""
+        with self._lock:
+            return self._taken.total()
+
+
 class Door(ThreadingHTTPServer):
     """Listens; shakes hands in the thread of each connection, so that nobody holds up the others."""
 
@@ -69,7 +96,7 @@ class Door(ThreadingHTTPServer):
         self.office, self.config = office, office.config
         self.rate = Rate(self.config.requests_per_minute)
         self.timeout = 0.2
-        self._slots = threading.Semaphore(self.config.connections_max)
+        self.places = Places(self.config.connections_max, self.config.connections_of_address_max)
         self._open: dict[socket.socket, float] = {}
         self.address_family = socket.AF_INET6 if ":" in self.config.address()[0] else socket.AF_INET
         self.context = own_context(office)
@@ -88,30 +115,42 @@ class Door(ThreadingHTTPServer):
                 _shut(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection its thread, if there is one left."""
-        if not self._slots.acquire(blocking=False):
-            log.warning("refused", extra={"also": {"reason": "too_many_connections", "address": client_address[0]}})
-            self.shutdown_request(request)
+        """Give a connection its thread, if there is a place left."""
+        if not self.places.take(client_address[0]):
+            self._turn_away(request, client_address, "too_many_connections")
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as problem:  # The system has no thread left.
+            self.places.leave(client_address[0])
+            self._turn_away(request, client_address, str(problem))
+
+    def _turn_away(self, request: Any, client_address: Any, reason: str) -> None:
+        log.warning("refused", extra={"also": {"reason": reason, "address": client_address[0]}})
+        self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Shake hands, answer, hang up."""
-        request.settimeout(self.config.request_timeout_s)
-        tls = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-        self._open[tls] = time.monotonic()
-        try:
-            tls.do_handshake()
-            self.finish_request(tls, client_address)
-        except (OSError, ValueError) as problem:
-            log.warning("refused", extra={"also": {"reason": told(problem), "address": client_address[0]}})
-        except Exception:
-            log.exception("request_failed")
-        finally:
-            _hang_up(tls)
-            del self._open[tls]
-            tls.close()
-            self._slots.release()
+        """Shake hands, answer, hang up; whatever happens, the place is free again."""
+        with ExitStack() as ending:
+            ending.callback(self.places.leave, client_address[0])
+            ending.callback(request.close)
+            try:
+                request.settimeout(self.config.request_timeout_s)
+                request.getpeername()  # Raises if it was reset: wrap_socket would, too, and leave its socket open.
+                tls = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+                ending.callback(self._end, tls)
+                self._open[tls] = time.monotonic()
+                tls.do_handshake()
+                self.finish_request(tls, client_address)
+            except (OSError, ValueError) as problem:
+                log.warning("refused", extra={"also": {"reason": told(problem), "address": client_address[0]}})
+            except Exception:
+                log.exception("request_failed")
+
+    def _end(self, tls: ssl.SSLSocket) -> None:
+        _hang_up(tls)
+        self._open.pop(tls, None)
+        tls.close()
 
 
 class Answerer(BaseHTTPRequestHandler):

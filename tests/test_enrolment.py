@@ -8,6 +8,7 @@ import io
 import socket
 import ssl
 import stat
+import struct
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from factories import wait_until
 from pki import Pki, request
 
 from ca.authority import Wanted, make_key, read_request
+from ca.server import Door, Places
 from edge import enrolment
 from edge.cli import edge
 from edge.config import EdgeConfig
@@ -387,6 +389,36 @@ def test_those_that_say_nothing_hold_up_nobody_and_are_hung_up_on(tmp_path, capl
         assert wait_until(lambda: _answers(url))
         for one in (*silent, over):
             one.close()
+
+
+def test_clients_that_are_gone_before_they_are_looked_at_take_no_place(tmp_path):
+    """Reset while they wait: making TLS of them fails, and their places are free again."""
+    with Door(Pki(tmp_path / "ca").office) as door:
+        for _ in range(8):
+            gone = socket.create_connection(("127.0.0.1", door.port))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+            door.turn(time.monotonic())
+        assert wait_until(lambda: len(door.places) == 0)
+
+
+def test_no_address_takes_all_places_and_one_without_a_thread_gives_its_place_back(tmp_path, monkeypatch):
+    """Of one address so many; another one is let in beside it."""
+    places = Places(4, 2)
+    assert [places.take(address) for address in "aaabbc"] == [True, True, False, True, True, False]
+    places.leave("a")
+    assert [places.take(address) for address in "bc"] == [False, True]
+
+    with Door(Pki(tmp_path / "ca").office) as door, socket.create_connection(("127.0.0.1", door.port)) as client:
+        monkeypatch.setattr(threading.Thread, "start", _no_thread)
+        door.turn(time.monotonic())
+        client.settimeout(10)
+        assert client.recv(1) == b""
+        assert len(door.places) == 0
+
+
+def _no_thread(_):
+    raise RuntimeError("can't start new thread")
 
 
 def _answers(url):
