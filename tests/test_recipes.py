@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pwd
 import re
-import stat
 
 import pytest
 from click.testing import CliRunner
@@ -195,16 +196,42 @@ def test_a_file_that_somebody_changed_is_kept_until_it_is_forced(run, tmp_path):
     assert "# mine" not in config.read_text("utf-8")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_runs_only_root_may_write(run, tmp_path):
+    """`nft -f` and the unit are root's: the broker's account reads them; a folder of somebody else's is refused."""
+    assert run("mosquitto")[0] == 0
+    group = pwd.getpwnam("nobody").pw_gid
+    for path in (tmp_path / "out", *(tmp_path / "out").iterdir()):
+        assert (path.stat().st_uid, path.stat().st_gid) == (0, group), path
+
+    os.chown(tmp_path / "out", pwd.getpwnam("nobody").pw_uid, group)
+    code, output = run("mosquitto", "--tills", "20")
+    assert (code, "chown -R root" in output) == (1, True)
+
+
+def test_a_link_in_the_folder_is_neither_read_nor_followed(run, tmp_path):
+    """What it leads to would be shown as a difference."""
+    run("mosquitto")
+    (tmp_path / "treasure").write_text("treasure", "utf-8")
+    (tmp_path / "out" / "acl").unlink()
+    (tmp_path / "out" / "acl").symlink_to(tmp_path / "treasure")
+
+    code, output = run("mosquitto", "--force")
+
+    assert (code, "acl is a link" in output, "-treasure" in output) == (1, True, False)
+    assert (tmp_path / "treasure").read_text("utf-8") == "treasure"
+
+
 @pytest.mark.parametrize("kind", ["mosquitto", "nats"])
-def test_what_holds_secrets_only_its_owner_may_read_and_no_message_shows(run, tmp_path, kind):
+def test_what_holds_secrets_others_may_not_read_and_no_message_shows(run, tmp_path, kind):
     """Passwords are not in the output, not even as a difference."""
     run(kind, *(["--cluster", "c", "--routes", "a:1,b:2"] if kind == "nats" else []))
     (tmp_path / "fleet.key").write_text("K" * 40, "ascii")
     _, output = run(kind, *(["--cluster", "c", "--routes", "a:1,b:2"] if kind == "nats" else []))
 
     secret = {"passwords"} if kind == "mosquitto" else {"nats.conf", "users.conf"}
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
-    assert {name for name, mode in modes.items() if not mode & 0o077} == secret
+    for path in (tmp_path / "out", *(tmp_path / "out").iterdir()):
+        assert not path.stat().st_mode & 0o027, path
     for name in secret:
         assert f"updated    {tmp_path / 'out' / name}\n" in output
         for word in re.findall(r"[A-Za-z0-9_/+-]{40,}", (tmp_path / "out" / name).read_text("utf-8")):

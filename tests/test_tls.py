@@ -177,6 +177,39 @@ def test_what_root_writes_for_a_service_belongs_to_the_service(tmp_path):
         assert (path.stat().st_uid, path.stat().st_gid) == (4711, 4712)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_is_replaced_keeps_its_owner_and_group(tmp_path):
+    """A deny list of root:mosquitto 0640 stays readable for Mosquitto."""
+    path = tmp_path / "deny"
+    path.touch()
+    os.chown(path, 0, 4712)
+
+    replace(path, b"x", 0o640)
+
+    assert (path.stat().st_uid, path.stat().st_gid) == (0, 4712)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_service_that_swaps_roots_draft_for_a_link_gets_nothing_of_roots(tmp_path, monkeypatch):
+    """The service owns the folder; what root gives away is the file it wrote, whatever the name leads to by then."""
+    folder, treasure, real = tmp_path / "state", tmp_path / "treasure", os.fsync
+    folder.mkdir()
+    os.chown(folder, 4711, 4712)
+    treasure.touch()
+
+    def swapped(descriptor):
+        draft = folder / ".till.key.draft"
+        if draft.exists():
+            draft.unlink()
+            draft.symlink_to(treasure)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", swapped)
+    replace(folder / "till.key", b"x", 0o600)
+
+    assert treasure.stat().st_uid == 0
+
+
 # -- Words -------------------------------------------------------------------------------------------------------------
 
 

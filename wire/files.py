@@ -1,4 +1,4 @@
-"""How a file is replaced: whole or not at all, durable, and owned by whom its folder belongs to."""
+"""How a file is replaced: whole or not at all, durable, and owned as the one before, or as its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
         return
     make_folder(path.parent)
     path.mkdir(mode, exist_ok=True)
-    _give(path, path.parent)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _give(descriptor, path.parent.stat())
+    finally:
+        os.close(descriptor)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -23,18 +27,20 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
+        _give(descriptor, path.lstat() if path.exists() else path.parent.stat())
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
-    _give(draft, path.parent)
     draft.replace(path)
     _flush(path.parent)
 
 
-def _give(path: Path, folder: Path) -> None:
-    """Let root's work for a service belong to the service."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and owner.st_uid:
-        os.chown(path, owner.st_uid, owner.st_gid)
+def _give(descriptor: int, like: os.stat_result) -> None:
+    """Let root's work for a service belong to the service.
+
+    By what is open, never by a name: whoever owns the folder may have put a link in the name's place meanwhile.
+    """
+    if os.geteuid() == 0:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
 def _flush(folder: Path) -> None:

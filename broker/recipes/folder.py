@@ -1,4 +1,4 @@
-"""Owns a recipe's folder: what was written there, and that a second run takes nothing away from whoever changed it."""
+"""Owns a recipe's folder: what was written there, whose it is, and that a second run takes away nobody's changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import difflib
 import hashlib
 import json
 import os
-import shutil
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wire.files import replace
 from wire.program import ConfigError
 
 from .plan import SECRET, Files
@@ -36,21 +37,36 @@ def write(folder: Path, files: Files, account: str, *, force: bool) -> list[Writ
     Raises ConfigError that names the file which cannot be written.
     """
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make(folder, account)
         notes = _read_notes(folder)
-        done = [_write_one(folder, name, content, notes.get(name), account, force) for name, content in files.items()]
+        done = [_write_one(folder, name, content, notes.get(name), force) for name, content in files.items()]
         for one in done:
             if one.fate != "kept":
                 notes[one.name] = _digest(files[one.name])
-        _put(folder / NOTES, json.dumps(notes, indent=1) + "\n", 0o644, account)
+        _put(folder / NOTES, json.dumps(notes, indent=1) + "\n")
     except OSError as problem:
         raise ConfigError(f"cannot write the recipe: {problem}") from problem
     return done
 
 
-def _write_one(folder: Path, name: str, content: str, noted: str | None, account: str, force: bool) -> Written:
+def _make(folder: Path, account: str) -> None:
+    """Make the folder: root's, and the broker's account may read it. Root runs what lies there (``nft -f``)."""
+    if not folder.exists():
+        folder.mkdir(mode=0o750, parents=True)
+        if os.geteuid() == 0:
+            with contextlib.suppress(KeyError):  # The account may be made later; the README says how.
+                os.chown(folder, 0, pwd.getpwnam(account).pw_gid)
+    found = folder.stat()
+    if os.geteuid() == 0 and (found.st_uid or found.st_mode & 0o022):
+        raise ConfigError(
+            f"{folder}: others than root may write there, and root runs what it writes: "
+            f"`chown -R root {folder}; chmod go-w {folder}` first"
+        )
+
+
+def _write_one(folder: Path, name: str, content: str, noted: str | None, force: bool) -> Written:
     path = folder / name
-    before = path.read_text("utf-8") if path.exists() else None
+    before = _read(path)
     if before == content:
         return Written(name, "unchanged", [])
     is_ours = before is None or _digest(before) == noted
@@ -59,8 +75,15 @@ def _write_one(folder: Path, name: str, content: str, noted: str | None, account
     if fate == "replaced":
         path.replace(path.with_name(f"{name}.old"))
     if fate != "kept":
-        _put(path, content, 0o600 if name in SECRET else 0o644, account)
+        _put(path, content)
     return Written(name, fate, changes)
+
+
+def _read(path: Path) -> str | None:
+    """Return what is there; a link is nothing that this recipe wrote, and what it names is shown to nobody."""
+    if path.is_symlink():
+        raise ConfigError(f"{path} is a link, and the recipe writes a file there: take the link away")
+    return path.read_text("utf-8") if path.exists() else None
 
 
 def _diff(before: str, after: str) -> list[str]:
@@ -80,13 +103,6 @@ def _digest(content: str) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def _put(path: Path, content: str, mode: int, account: str) -> None:
-    """Write a file whole or not at all; root gives it to the account that the broker runs as, if there is one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(content)
-    if os.geteuid() == 0:
-        with contextlib.suppress(LookupError):  # The account may be made later; the README says how.
-            shutil.chown(draft, account)
-    draft.replace(path)
+def _put(path: Path, content: str) -> None:
+    """Write a file that belongs to whom the folder belongs to: under root to root, and the account's group reads it."""
+    replace(path, content.encode(), 0o640 if os.geteuid() == 0 else 0o600)

@@ -128,9 +128,9 @@ LimitNOFILE={plan.connections_max + 1024}
 def _readme(plan: Plan) -> str:
     tls = {
         "plain": "",
-        "tls": "Put `server.crt` and `server.key` into this folder, readable by the account below.\n\n",
-        "mutual": "Put `ca.crt`, `server.crt`, `server.key` and `crl.pem` into this folder, readable by the account\n"
-        "below. An expired `crl.pem` locks out every client: renew it long before its nextUpdate.\n\n",
+        "tls": "Put `server.crt` and `server.key` into this folder, the key 0640.\n\n",
+        "mutual": "Put `ca.crt`, `server.crt`, `server.key` (0640) and `crl.pem` into this folder. An expired\n"
+        "`crl.pem` locks out every client: renew it long before its nextUpdate.\n\n",
     }[plan.security]
     list_of_tills = (
         "There is no list of tills: whoever has a certificate of this authority is let in under its CN.\n"
@@ -143,7 +143,7 @@ Made by `tillstream broker recipe mosquitto` for up to {plan.tills} tills and {p
 
 {tls}```sh
 apt-get install mosquitto nftables
-chown -R {plan.account} {plan.folder}
+chgrp -R {plan.account} {plan.folder}      # the account reads there; nobody but root writes what root runs
 install -D {plan.file("systemd.conf")} /etc/systemd/system/mosquitto.service.d/tillstream.conf
 systemctl daemon-reload
 systemctl restart mosquitto

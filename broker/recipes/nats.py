@@ -169,9 +169,10 @@ WantedBy=multi-user.target
 def _readme(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -> str:
     tls = {
         "plain": "",
-        "tls": "Put `server.crt` and `server.key` into this folder, readable by the account below.\n\n",
-        "mutual": "Put `ca.crt`, `server.crt` and `server.key` into this folder. A client's certificate has a subject\n"
-        "of nothing but its CN, which is its name. NATS reads no CRL: a till is taken back by the deny list.\n\n",
+        "tls": "Put `server.crt` and `server.key` into this folder, the key 0640.\n\n",
+        "mutual": "Put `ca.crt`, `server.crt` and `server.key` (0640) into this folder. A client's certificate\n"
+        "has a subject of nothing but its CN, which is its name. NATS reads no CRL: a till is taken back by the\n"
+        "deny list.\n\n",
     }[plan.security]
     nodes = ""
     if cluster:
@@ -189,7 +190,8 @@ Made by `tillstream broker recipe nats` for up to {plan.tills} tills and {plan.w
 
 {tls}{nodes}```sh
 useradd --system {plan.account}; mkdir -p {state_dir}
-chown -R {plan.account} {plan.folder} {state_dir}
+chown {plan.account} {state_dir}
+chgrp -R {plan.account} {plan.folder}      # the account reads there; nobody but root writes what root runs
 install -D {plan.file("nats.service")} /etc/systemd/system/nats.service
 systemctl daemon-reload
 systemctl enable --now nats

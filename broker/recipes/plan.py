@@ -69,6 +69,6 @@ class Plan:
 
 
 Files = dict[str, str]
-"""Names and contents; what is in ``SECRET`` only its owner may read."""
+"""Names and contents; what is in ``SECRET`` no message shows."""
 
 SECRET = ("passwords", "users.conf", "nats.conf")
