@@ -47,7 +47,11 @@ class RevokedList:
         self._seen: tuple[int, int, int] | None = None
         self._complained = ""
         self.serials: frozenset[int] = frozenset()
-        self.ends_s = 0.0
+        self.begins_s = self.ends_s = 0.0
+
+    def is_current(self, now_s: float) -> bool:
+        """Say whether OpenSSL can go by it: by one that is out of date, or not valid yet, it would refuse everybody."""
+        return self.begins_s <= now_s < self.ends_s
 
     def load(self) -> None:
         """Read it for the first time; one that is configured and cannot be read must not let everybody in."""
@@ -76,7 +80,7 @@ class RevokedList:
             return False
         if state.st_size > CRL_LIMIT_BYTES:
             raise ValueError(f"longer than {CRL_LIMIT_BYTES} bytes")
-        self.serials, self.ends_s = read_revoked(self._path.read_bytes(), self._ca_file.read_bytes())
+        self.serials, self.begins_s, self.ends_s = read_revoked(self._path.read_bytes(), self._ca_file.read_bytes())
         self._seen = seen
         return True
 
@@ -86,8 +90,8 @@ class RevokedList:
         self._complained = event
 
 
-def read_revoked(crl: bytes, authorities: bytes) -> tuple[frozenset[int], float]:
-    """Return the serial numbers in a list (PEM) and when it is due again; raises ValueError if it proves nothing."""
+def read_revoked(crl: bytes, authorities: bytes) -> tuple[frozenset[int], float, float]:
+    """Return the serial numbers in a list (PEM), when it was made and is due again; ValueError if it proves nothing."""
     try:  # Takes time and memory to load, and is needed by those with such a list only.
         from cryptography import x509
     except ModuleNotFoundError:
@@ -100,7 +104,8 @@ def read_revoked(crl: bytes, authorities: bytes) -> tuple[frozenset[int], float]
     if not any(_is_signed(found, issuer) for issuer in issuers):
         raise ValueError("it is not signed by the authority in tls_ca_file")
     ends = found.next_update_utc
-    return frozenset(one.serial_number for one in found), ends.timestamp() if ends else float("inf")
+    serials = frozenset(one.serial_number for one in found)
+    return serials, found.last_update_utc.timestamp(), ends.timestamp() if ends else float("inf")
 
 
 def _is_signed(crl: Any, issuer: Any) -> bool:

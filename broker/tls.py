@@ -61,7 +61,7 @@ class ServerTls:
         self._made_of: object = None
         self._complained = ""
         try:
-            self.context = self._make(is_crl_current=self.revoked is not None and now_s < self.revoked.ends_s)
+            self.context = self._make(is_crl_current=self.revoked is not None and self.revoked.is_current(now_s))
         except (OSError, ValueError) as problem:
             raise ConfigError(f"cannot use the TLS files: {told(problem)}") from problem
 
@@ -69,7 +69,7 @@ class ServerTls:
         """Read the files anew if one changed. Files that do not fit together (yet) leave everything as it was."""
         if self.revoked:
             self.revoked.refresh(now_s)
-        is_crl_current = self.revoked is not None and now_s < self.revoked.ends_s
+        is_crl_current = self.revoked is not None and self.revoked.is_current(now_s)
         try:
             if (made_of := (self._state(), is_crl_current)) != self._made_of:
                 self.context, self._made_of = self._make(is_crl_current=is_crl_current), made_of
@@ -86,7 +86,7 @@ class ServerTls:
         return [(state.st_mtime_ns, state.st_ino) for state in states]
 
     def _make(self, *, is_crl_current: bool) -> ssl.SSLContext:
-        """Return a context. A list that is out of date is left out: OpenSSL would refuse everybody by it."""
+        """Return a context. A list that is not current is left out: OpenSSL would refuse everybody by it."""
         config, context = self._config, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sslobject_class = Frank
         context.minimum_version = ssl.TLSVersion.TLSv1_2

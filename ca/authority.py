@@ -26,6 +26,8 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
 )  # fmt: skip
 """What the library raises at bytes that are no certificate, request or signature."""
+BACKDATED_S = 300
+"""A till's or a broker's clock may be that far behind and still believe what was signed just now."""
 REQUEST_LIMIT_BYTES = 16 * 1024
 
 Kind = Literal["client", "server"]
@@ -85,7 +87,7 @@ class Authority:
     def revocation_list(self, revoked: Iterable[tuple[int, float]], now_s: float, next_s: float) -> bytes:
         """Return the list of these serial numbers, each with when it was revoked; due again at ``next_s``."""
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
-        builder = builder.last_update(_moment(now_s)).next_update(_moment(next_s))
+        builder = builder.last_update(_moment(now_s - BACKDATED_S)).next_update(_moment(next_s))
         builder = builder.add_extension(x509.CRLNumber(int(now_s * 1000)), critical=False)
         issuer = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer)

@@ -20,6 +20,7 @@ from wire.program import ConfigError
 from wire.tokens import denied_names, read_deny_list
 
 from .authority import (
+    BACKDATED_S,
     Authority,
     Kind,
     RequestError,
@@ -37,8 +38,6 @@ from .register import EnrolToken, Issued, Register
 log = logging.getLogger("tillstream.ca")
 
 DAY_S = 86_400
-BACKDATED_S = 300
-"""A till's clock may be that far behind and still believe a certificate that was made just now."""
 
 
 class RefusedError(Exception):

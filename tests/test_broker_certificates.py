@@ -73,6 +73,7 @@ def test_a_list_of_revoked_ones_counts_only_if_the_authority_signed_it(tmp_path)
         replace(crl, content)
         assert not revoked.refresh(time.time())
         assert revoked.serials == {int(serial, 16)}
+    assert [revoked.is_current(time.time() + ahead_s) for ahead_s in (-3600, 0, 8 * 86_400)] == [False, True, False]
     own.files("t2")
     own.office.revoke("t2", "x")
     assert wait_until(lambda: revoked.refresh(time.time()))

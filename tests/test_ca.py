@@ -275,6 +275,13 @@ def test_the_list_is_written_anew_at_half_of_its_time_and_forgets_what_has_expir
     assert extension(crl_of(pki), x509.CRLNumber).value.crl_number > number
 
 
+def test_a_broker_whose_clock_is_behind_believes_a_list_that_was_made_just_now(pki):
+    """As it believes a certificate: Mosquitto lets nobody in by a list that is not valid yet."""
+    pki.office.write_revocation_list()
+
+    assert pki.clock() - crl_of(pki).last_update_utc.timestamp() == pytest.approx(300, abs=60)
+
+
 def test_two_that_revoke_at_once_lose_neither(pki):
     """List and deny list are written within the transaction."""
     tills = [f"t{number}" for number in range(12)]
