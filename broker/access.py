@@ -78,8 +78,8 @@ def grants() -> Iterator[Grant]:
                 yield Grant(party, "read", topic, topic.of(**({} if topic is CENTRAL_PRESENCE else own)))
 
 
-def mosquitto_acl(workers: int = 4) -> str:
-    """Return Mosquitto's ``acl_file``: patterns for the tills, and a block for each central worker.
+def mosquitto_acl(workers: int = 4, denied: frozenset[str] = frozenset()) -> str:
+    """Return Mosquitto's ``acl_file``: patterns for the tills, a block for each central worker, and who has no rights.
 
     Its patterns hold for every user, so a worker may also use the topics of a till of the worker's own name; no till
     has such a name. Who is let in, and under which client id, is its password file's and its configuration's matter.
@@ -88,10 +88,14 @@ def mosquitto_acl(workers: int = 4) -> str:
     table = tuple(grants())
     lines += [f"pattern {g.access} {g.pattern.replace('<till>', '%u')}" for g in table if g.party == "till"]
     for worker in range(1, workers + 1):
-        lines += ["", f"user {CENTRAL_PREFIX}{worker}"]
+        if (user := f"{CENTRAL_PREFIX}{worker}") in denied:
+            continue
+        lines += ["", f"user {user}"]
         lines += [
             f"topic {g.access} {g.pattern.replace('<worker>', str(worker))}" for g in table if g.party == "central"
         ]
+    for user in sorted(denied):
+        lines += ["", f"user {user}", "topic deny #"]
     return "\n".join(lines) + "\n"
 
 

@@ -150,6 +150,10 @@ def test_the_rules_for_mosquitto_say_the_same():
     for user, name in itertools.product((A, B, CENTRAL, OTHER), names):
         assert _mosquitto_allows(acl, user, "write", name) == may(user, "publish", name), (user, name)
         assert _mosquitto_allows(acl, user, "read", name) == may(user, "receive", name), (user, name)
+    without = mosquitto_acl(2, frozenset({CENTRAL, A})).split("\n\n")
+    assert [block.splitlines()[1:] for block in without if f"user {CENTRAL}\n" in block] == [["topic deny #"]]
+    assert [block.splitlines()[1:] for block in without if f"user {A}\n" in block] == [["topic deny #"]]
+    assert [block in acl for block in without if f"user {OTHER}\n" in block] == [True]
 
 
 def test_the_printed_table_has_a_writer_and_a_reader_for_every_topic():

@@ -101,6 +101,8 @@ def test_a_denied_till_is_in_no_list(run, tmp_path):
     (tmp_path / "deny").write_text("till-a\n", "utf-8")
     assert [user["user"] for user in nats_users(a_plan(denied=frozenset({A})))] == [CENTRAL, OTHER, B]
 
+    assert [user["user"] for user in nats_users(a_plan(denied=frozenset({A, CENTRAL})))] == [OTHER, B]
+
     assert run("mosquitto", "--deny", str(tmp_path / "deny"))[0] == 0
     passwords = (tmp_path / "out" / "passwords").read_text("utf-8")
     assert re.findall("^till-.", passwords, re.MULTILINE) == ["till-b"]

@@ -71,7 +71,7 @@ OPTIONS = (
         help="How many workers central has, at most.",
     ),
     click.option(
-        "--deny", type=click.Path(path_type=Path, dir_okay=False), help="The deny list: these tills are not let in."
+        "--deny", type=click.Path(path_type=Path, dir_okay=False), help="The deny list: these are not let in."
     ),
     click.option(
         "--till-bytes-per-s",

@@ -10,7 +10,6 @@ import hashlib
 
 from broker.access import mosquitto_acl
 from broker.settings import MIB
-from wire.topics import CENTRAL_PREFIX
 
 from .nftables import rules
 from .plan import INFLIGHT_MAX, PACKET_LIMIT_BYTES, Files, Plan
@@ -24,7 +23,8 @@ def files(plan: Plan) -> Files:
     """Return the whole configuration; raises ValueError if it needs to know the tills and does not."""
     made = {
         "mosquitto.conf": "\n".join([*_general(plan), "", *_listener(plan)]) + "\n",
-        "acl": _acl(plan),
+        # A denied user loses all rights at the next reload, with a live connection too.
+        "acl": mosquitto_acl(plan.workers, plan.denied),
         "systemd.conf": _unit(plan),
         "nftables.conf": rules(plan),
         "README.md": _readme(plan),
@@ -95,12 +95,6 @@ def _listener(plan: Plan) -> list[str]:
     ]
 
 
-def _acl(plan: Plan) -> str:
-    """Return the access rules; a denied user loses all rights at the next reload, with a live connection too."""
-    denied = [f"\nuser {user}\ntopic deny #\n" for user in sorted(plan.denied) if not user.startswith(CENTRAL_PREFIX)]
-    return mosquitto_acl(plan.workers) + "".join(denied)
-
-
 def password_line(user: str, token: str) -> str:
     """Return a line of the password file: PBKDF2-SHA512, as mosquitto_passwd writes it.
 
@@ -151,9 +145,9 @@ nft -f {plan.file("nftables.conf")}         # and include it in /etc/nftables.co
 ```
 
 {list_of_tills}
-A till is denied by its name in the deny list (`--deny`): run the recipe again, then `systemctl reload mosquitto`. It
-loses every right at once and cannot log in by token again; a certificate is taken back by `crl.pem`, for its next
-connection.
+A till or a worker of central is denied by its name in the deny list (`--deny`): run the recipe again, then
+`systemctl reload mosquitto`. It loses every right at once and cannot log in by token again; a certificate is taken
+back by `crl.pem`, for its next connection.
 
 Mosquitto has no bound of its own on what one client publishes. `nftables.conf` has:
 {plan.till_bytes_per_s} bytes a second for each address but central's. Tills of one shop behind one address share it.

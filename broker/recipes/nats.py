@@ -198,8 +198,9 @@ systemctl enable --now nats
 nft -f {plan.file("nftables.conf")}         # and include it in /etc/nftables.conf, so that it is there after a reboot
 ```
 
-`users.conf` has {len(plan.till_ids)} tills. For new ones, and to deny one (`--deny`), run the recipe again on each
-node, then `systemctl reload nats`: a till that is not in it any more is thrown out at once, the others stay.
+`users.conf` has {len(plan.till_ids)} tills. For new ones, and to deny one or a worker of central (`--deny`), run
+the recipe again on each node, then `systemctl reload nats`: who is not in it any more is thrown out at once, the
+others stay.
 
 NATS does not bind a client id to its user: a till that has a token can end another till's connection by taking
 its client id. It reads and writes nothing of it, and the other comes back.

@@ -49,9 +49,9 @@ class Plan:
 
     @property
     def users(self) -> tuple[str, ...]:
-        """Everybody who may log in: the tills but those denied, and central's workers."""
+        """Everybody who may log in: central's workers and the tills but those denied."""
         workers = (f"{CENTRAL_PREFIX}{number}" for number in range(1, self.workers + 1))
-        return (*workers, *(till for till in self.till_ids if till not in self.denied))
+        return tuple(user for user in (*workers, *self.till_ids) if user not in self.denied)
 
     def require_till_ids(self) -> None:
         """Raise ValueError if no till is named."""

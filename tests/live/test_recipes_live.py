@@ -137,6 +137,30 @@ def test_a_till_that_is_denied_while_it_is_connected_loses_its_rights_at_the_rel
         assert other.message().payload == b"stored"
 
 
+@kinds
+def test_a_worker_that_is_denied_while_it_is_connected_hears_nothing_more(kind, tmp_path):
+    """Whoever has its key reads no till's sales; the other workers never notice."""
+    same = {"monitor": f"127.0.0.1:{free_port()}"} if kind == "nats" else {}
+    ring = RECEIPT_CLOSED.of(till="till-1")
+    with (
+        START[kind](tmp_path, **same) as broker,
+        broker.client("central-1") as denied,
+        broker.client("central-2") as other,
+        broker.client("till-1") as till,
+    ):
+        for central in (denied, other):
+            central.subscribe(RECEIPT_CLOSED.of())
+        (tmp_path / "deny").write_text("central-1\n", "utf-8")
+        WRITE[kind](tmp_path, broker.port, deny=tmp_path / "deny", **same)
+        broker.process.send_signal(signal.SIGHUP)
+
+        assert wait_until(lambda: not is_let_in(broker, None, "central-1", broker.token("central-1")))
+        till.publish(ring, b"ring")
+        assert other.message().payload == b"ring"
+        with contextlib.suppress(ClosedError):
+            assert denied.all_until_ping() == []
+
+
 def test_all_retained_doorbells_of_a_large_fleet_reach_central(tmp_path):
     """Mosquitto's own limits let 1,020 of them through; the recipe's are made for the number of tills."""
     names = [f"store-{number}" for number in range(MANY)]
