@@ -64,11 +64,11 @@ def enrol(config: EdgeConfig, url: str, given: str) -> Certificate:
         for path in (files.ca, files.cert, files.key):
             make_folder(path.parent)
         make_key(files.key)
-        replace(files.ca, _authority(url, fingerprint))
+        authority = _authority(url, fingerprint)
         login = base64.b64encode(f"{config.till_id}:{token}".encode()).decode()
-        context = ssl.create_default_context(cafile=str(files.ca))
+        context = ssl.create_default_context(cadata=authority.decode())
         answer = _ask(url, "simpleenroll", context, request_of(files.key, config.till_id), login)
-        return _take(files, config.till_id, answer)
+        return _take(files, config.till_id, answer, _trusted(files.ca, authority))
     except (OSError, http.client.HTTPException) as problem:
         raise EnrolmentError(f"{url}: {_why(problem)}") from problem
 
@@ -83,7 +83,7 @@ def renew(config: EdgeConfig) -> Certificate:
         context = ssl.create_default_context(cafile=str(files.ca))
         context.load_cert_chain(files.cert, files.key, password=lambda: b"")
         answer = _ask(config.enrol_url, "simplereenroll", context, request_of(files.key, config.till_id))
-        return _take(files, config.till_id, answer)
+        return _take(files, config.till_id, answer, files.ca.read_bytes())
     except (OSError, http.client.HTTPException) as problem:
         raise EnrolmentError(f"{config.enrol_url}: {_why(problem)}") from problem
 
@@ -138,22 +138,39 @@ def _certificates(body: bytes) -> list[bytes]:
     return _PEM.findall(openssl("pkcs7", "-inform", "DER", "-print_certs", given=der))
 
 
-def _take(files: Files, till_id: str, answer: bytes) -> Certificate:
-    """Put the certificate in its place, once it is known to fit the key and to be this till's."""
+def _trusted(path: Path, authority: bytes) -> bytes:
+    """Return the authorities of a file and this one: the broker may still show a certificate of the one before."""
+    found = [one.strip() for one in _PEM.findall(path.read_bytes())] if path.exists() else []
+    return b"".join(one + b"\n" for one in dict.fromkeys([*found, authority.strip()]))
+
+
+def _take(files: Files, till_id: str, answer: bytes, trusted: bytes) -> Certificate:
+    """Put the certificate and the authorities in their places, once it is known to fit them, the key and this till."""
     pems = _certificates(answer)
     if not pems:
         raise TlsError("the answer holds no certificate")
-    draft = files.cert.with_name(f".{files.cert.name}.new")
-    replace(draft, pems[0])
+    wanted = {files.ca: trusted, files.cert: pems[0]}
+    drafts = {path: path.with_name(f".{path.name}.new") for path in wanted}
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(draft, files.key, password=lambda: b"")
-        openssl("verify", "-no_check_time", "-CAfile", str(files.ca), str(draft))
-        found = look_at(draft)
-        if found.name != till_id:
-            raise TlsError(f"the certificate that came names {found.name!r}, not {till_id!r}")
-        replace(files.cert, pems[0])
+        for path, content in wanted.items():
+            replace(drafts[path], content)
+        found = _fitting(files.key, drafts[files.cert], drafts[files.ca], till_id)
+        for path, content in wanted.items():
+            if not path.exists() or path.read_bytes() != content:
+                replace(path, content)
     finally:
-        draft.unlink(missing_ok=True)
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+    return found
+
+
+def _fitting(key: Path, cert: Path, ca: Path, till_id: str) -> Certificate:
+    """Return what a certificate says; raises TlsError or OSError if it is not this key's, authority's and till's."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=lambda: b"")
+    openssl("verify", "-no_check_time", "-CAfile", str(ca), str(cert))
+    found = look_at(cert)
+    if found.name != till_id:
+        raise TlsError(f"the certificate that came names {found.name!r}, not {till_id!r}")
     return found
 
 

@@ -104,6 +104,22 @@ def test_a_server_under_another_name_gets_no_token(tmp_path):
         enrol(till(tmp_path / "till"), url, pki.office.enrol_token(TILL))
 
 
+def test_an_enrolment_that_fails_leaves_the_authority_that_works_and_one_that_succeeds_adds_its_own(pki, tmp_path):
+    """The broker still shows a certificate of the old authority while tills go over to the new one."""
+    new, config = Pki(tmp_path / "new"), till(tmp_path / "till")
+    ca = Path(config.tls_ca_file)
+    with pki.serving() as url:
+        enrol(config, url, pki.office.enrol_token(TILL))
+    with new.serving() as url:
+        with pytest.raises(EnrolmentError, match="another till"):
+            enrol(config, url, new.office.enrol_token("042-02"))
+        assert ca.read_bytes() == pki.authority.pem
+        enrol(config, url, new.office.enrol_token(TILL))
+        assert ca.read_bytes() == pki.authority.pem + new.authority.pem
+        assert renew(till(tmp_path / "till", enrol_url=url)).name == TILL
+        assert ca.read_bytes() == pki.authority.pem + new.authority.pem
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [("x", "no enrolment token"), ("", "no enrolment token"), ("a" * 32 + "." + "0" * 64, "another authority")],
