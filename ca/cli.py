@@ -162,12 +162,16 @@ def renew(
 def revoke(context: click.Context, name: str, reason: str) -> None:
     """Take back every certificate of NAME, and put a till on the deny list, so that its token and session end, too.
 
+    Exit code 3: NAME has no certificate that is valid. If it is not misspelt (a till with a token only), all is done.
     A new machine under the same name: take NAME off the deny list, then `tillstream ca enrol-token NAME`.
     """
     office = _office(context)
     serials = office.revoke(name, reason)
     click.echo(f"{name}: {len(serials)} certificates revoked; written to {office.config.crl_file}")
     click.echo(f"tokens and live sessions end by the deny list {office.config.deny_file}", err=True)
+    if not serials:
+        click.echo(f"{name} has no valid certificate; if it is misspelt, take it off the deny list again", err=True)
+        sys.exit(EXIT_FINDINGS)
 
 
 @ca.command("list")

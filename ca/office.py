@@ -198,7 +198,7 @@ class Office:
             raise RequestError(f"the request names {found!r}, not {name!r}")
 
     def _check_user(self, name: str) -> None:
-        if topics.worker_of(name) is None and not topics.is_till_user(name):
+        if not _is_user(name):
             raise RefusedError(
                 f"{name!r} is neither a till id (letters, digits, _ and -, at most 64) nor central-<worker>"
             )
@@ -210,12 +210,15 @@ class Office:
     def revoke(self, name: str, reason: str) -> tuple[str, ...]:
         """Take back every certificate of a name, and put a till or worker on the deny list; returns the serials.
 
-        The deny list first: it ends live sessions and tokens, and if this dies between the two the next run does both.
+        Raises RefusedError at a name that nobody has and nobody can have. The deny list first: it ends live sessions
+        and tokens, and if this dies between the two the next run does both.
         """
         now_ms = _ms(self._clock())
         with self._register.transaction():
-            if topics.worker_of(name) is not None or topics.is_till_user(name):
+            if _is_user(name):
                 self._deny(name)
+            elif not Issued.select().where(Issued.name == name).exists():
+                raise RefusedError(f"{name!r} has no certificate, and is neither a till id nor central-<worker>")
             is_alive = (Issued.name == name) & (Issued.not_after_ms >= now_ms) & Issued.revoked_at_ms.is_null()
             serials = tuple(row.serial for row in Issued.select(Issued.serial).where(is_alive))
             Issued.update(revoked_at_ms=now_ms, reason=reason).where(is_alive).execute()
@@ -225,7 +228,7 @@ class Office:
         return serials
 
     def _deny(self, name: str) -> None:
-        path = Path(self.config.deny_file)
+        path = Path(self.config.deny_file).resolve()  # Or a link to where the broker reads would become a file.
         make_folder(path.parent)
         text = path.read_text("utf-8") if path.exists() else ""
         if name in denied_names(text):
@@ -307,6 +310,10 @@ def read_certificate(path: Path) -> x509.Certificate:
 def pem(certificate: x509.Certificate) -> bytes:
     """Return a certificate as a file holds it."""
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _is_user(name: str) -> bool:
+    return topics.worker_of(name) is not None or topics.is_till_user(name)
 
 
 def _kind_of(certificate: x509.Certificate) -> Kind:

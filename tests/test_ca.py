@@ -369,6 +369,29 @@ def test_the_commands_of_a_whole_life(pki, tmp_path):
     assert at(pki, "crl").stdout.strip() == pki.config.crl_file
 
 
+def test_a_name_that_is_nobodys_is_not_revoked_in_silence(pki):
+    """One that nobody can have is refused; one without a certificate may be misspelt: exit code 3."""
+    pki.files("broker", kind="server")
+    refused = at(pki, "revoke", "042/01")
+    assert (refused.exit_code, "neither a till id" in refused.stderr) == (1, True)
+    misspelt = at(pki, "revoke", "042-011")
+    assert (misspelt.exit_code, "if it is misspelt" in misspelt.stderr) == (3, True)
+    assert at(pki, "revoke", "broker").exit_code == 0
+    assert Path(pki.config.deny_file).read_text() == "042-011\nbroker\n"
+
+
+def test_a_deny_list_that_is_a_link_stays_one(pki, tmp_path):
+    """The broker reads where it leads to."""
+    real, deny = tmp_path / "real", Path(pki.config.deny_file)
+    real.write_text("042-09\n")
+    deny.symlink_to(real)
+
+    pki.office.revoke(TILL, "lost")
+
+    assert deny.is_symlink()
+    assert real.read_text() == "042-09\n042-01\n"
+
+
 def test_keys_made_here_are_for_servers_and_workers_and_are_not_overwritten(pki, tmp_path):
     """Readable by their owner only; what was asked for wrongly says how it is right."""
     out = tmp_path / "tls"

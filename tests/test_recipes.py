@@ -109,6 +109,16 @@ def test_a_denied_till_is_in_no_list(run, tmp_path):
     assert "user till-a\ntopic deny #\n" in (tmp_path / "out" / "acl").read_text("utf-8")
 
 
+def test_a_line_of_the_deny_list_that_names_nobody_is_told(run, tmp_path):
+    """A dot for a dash leaves a stolen till its rights."""
+    (tmp_path / "deny").write_text("till.a\ntill-b\n", "utf-8")
+
+    code, output = run("mosquitto", "--deny", str(tmp_path / "deny"))
+
+    assert (code, "'till.a' is neither a till id nor central-<worker>" in output) == (0, True)
+    assert "till.a" not in (tmp_path / "out" / "acl").read_text("utf-8")
+
+
 def test_a_line_of_the_password_file_holds_no_token_and_is_the_same_the_next_time():
     """As mosquitto_passwd writes it; two users with one token (which there are not) would have one hash."""
     line = password_line("till-a", "secret")

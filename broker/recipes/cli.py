@@ -189,12 +189,20 @@ def _plan(asked: dict[str, Any], account: str) -> Plan:
         tills=asked["tills"],
         workers=asked["workers"],
         till_ids=_till_ids(asked["users"].read(USERS_LIMIT_BYTES) if asked["users"] else ""),
-        denied=read_deny_list(asked["deny"]) if asked["deny"] else frozenset(),
+        denied=_denied(asked["deny"]),
         account=account,
         trusted=tuple(str(ipaddress.ip_network(text)) for text in asked["trusted"]),
         till_bytes_per_s=asked["till_bytes_per_s"],
         token=lambda user: token_of(fleet_key, user),
     )
+
+
+def _denied(path: Path | None) -> frozenset[str]:
+    """Return who is denied; a line that names nobody denies nobody, and is told."""
+    names = read_deny_list(path) if path else frozenset()
+    for name in sorted(name for name in names if identity(name) is None):
+        click.echo(f"{path}: {name!r} is neither a till id nor central-<worker>, and denies nobody", err=True)
+    return frozenset(name for name in names if identity(name))
 
 
 def _till_ids(text: str) -> tuple[str, ...]:
