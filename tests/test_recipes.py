@@ -191,6 +191,48 @@ def test_a_second_run_changes_nothing_or_says_what(run, tmp_path):
     assert run("mosquitto", "--tills", "20", "--json")[1].count("unchanged") == 6
 
 
+def test_options_that_are_not_given_are_those_of_the_last_run(run, tmp_path):
+    """A reload by systemd names the folder and nothing else; who is denied stays denied."""
+    deny, out = tmp_path / "deny", tmp_path / "out"
+    given = ["--security", "mutual", "--listen", "10.0.0.1:8883", "--tills", "20", "--workers", "2"]
+    given += ["--trusted", "10.0.0.0/8", "--trusted", "::1", "--deny", str(deny)]
+    assert run("mosquitto", *given, users=None)[0] == 0
+    assert set(fates(run("mosquitto", "--json", users=None)[1]).values()) == {"unchanged"}
+
+    deny.write_text("till-a\n", "utf-8")
+    changed = fates(run("mosquitto", "--json", users=None)[1])
+
+    assert {name for name, fate in changed.items() if fate != "unchanged"} == {"acl"}
+    assert "user till-a\ntopic deny #\n" in (out / "acl").read_text("utf-8")
+    assert run("mosquitto", "--workers", "3", users=None)[0] == 0
+    assert "user central-3\n" in (out / "acl").read_text("utf-8")
+    assert run("nats", "--tills", "0")[0] == 2
+
+
+@pytest.mark.parametrize("content", ["torn", "[]", '{"options": 1}', '{"options": {"tills": "many", "else": 1}}'])
+def test_a_record_that_is_none_is_no_reason_to_fail_without_a_word(run, tmp_path, content):
+    """A torn one is as none; a value in it that cannot be is told like one that was given."""
+    run("mosquitto")
+    (tmp_path / "out" / ".written.json").write_text(content, "utf-8")
+
+    code, output = run("mosquitto")
+
+    assert (code, "--tills" in output) == ((2, True) if "many" in content else (0, False))
+
+
+def test_access_rules_that_were_changed_by_hand_are_kept_loudly(run, tmp_path):
+    """Whoever is denied meanwhile keeps all rights."""
+    run("mosquitto")
+    acl = tmp_path / "out" / "acl"
+    acl.write_text(acl.read_text("utf-8") + "# mine\n", "utf-8")
+    assert "KEEPS HIS RIGHTS" not in run("mosquitto", "--tills", "20", "--force")[1]
+    acl.write_text(acl.read_text("utf-8") + "# mine\n", "utf-8")
+
+    code, output = run("mosquitto")
+
+    assert (code, "acl was changed by hand" in output) == (3, True)
+
+
 def test_a_file_that_somebody_changed_is_kept_until_it_is_forced(run, tmp_path):
     """Exit code 3 and what the recipe has instead; with --force the changed one stays beside it."""
     run("mosquitto")

@@ -18,10 +18,19 @@ from wire.program import EXIT_FINDINGS, ConfigError, read_config
 from wire.tokens import read_deny_list, read_fleet_key, token_of
 
 from . import mosquitto, nats
-from .folder import Written, write
+from .folder import Written, options_of, write
 from .plan import Files, Plan, Security
 
 USERS_LIMIT_BYTES = 16 * 1024 * 1024
+OF_ONE_RUN = ("out", "users", "force", "as_json")
+"""Options that the next run does not take over."""
+RIGHTS = ("acl", "users.conf", "passwords")
+
+
+def _take_over(context: click.Context, _: click.Parameter, out: Path) -> Path:
+    """Let what is not given be as in the last run: a reload must not make another broker of it."""
+    context.default_map = options_of(out)
+    return out
 
 
 @click.group()
@@ -32,7 +41,8 @@ def recipe() -> None:
     Without certificates a broker needs to know its tills; a text file names them, one a line:
       tillstream broker key
       tillstream broker recipe mosquitto --out /etc/mosquitto/tillstream --users tills.txt
-    What to do next stands in README.md in that folder. Run it again for new tills: files that you changed are kept.
+    What to do next stands in README.md in that folder. Run it again for new tills: files that you changed are kept,
+    and options that you do not give are those of the last run.
     """
 
 
@@ -41,6 +51,8 @@ OPTIONS = (
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         required=True,
+        is_eager=True,
+        callback=_take_over,
         help="The folder where the files are to stay; they name each other by it.",
     ),
     click.option("--listen", default="127.0.0.1:1883", show_default=True, help="Address and port of the listener."),
@@ -168,12 +180,19 @@ def _cluster(name: str | None, node: int, routes: str) -> nats.Cluster | None:
 def _write(asked: dict[str, Any], account: str, files_of: Callable[[Plan], Files]) -> None:
     try:
         plan = _plan(asked, account)
-        written = write(asked["out"], files_of(plan), account, force=asked["force"])
+        written = write(asked["out"], files_of(plan), _options(), account, force=asked["force"])
     except (ConfigError, ValueError) as problem:
         raise click.ClickException(str(problem)) from problem
     _tell(asked["out"], written, as_json=asked["as_json"])
     if any(one.fate == "kept" for one in written):
         raise click.exceptions.Exit(EXIT_FINDINGS)
+
+
+def _options() -> dict[str, Any]:
+    """Return what the next run takes over."""
+    given = click.get_current_context().params
+    kept = {name: value for name, value in given.items() if name not in OF_ONE_RUN and value is not None}
+    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
 def _plan(asked: dict[str, Any], account: str) -> Plan:
@@ -219,6 +238,12 @@ def _till_ids(text: str) -> tuple[str, ...]:
 
 
 def _tell(folder: Path, written: list[Written], *, as_json: bool) -> None:
+    for one in written:
+        if one.fate == "kept" and one.name in RIGHTS:
+            text = (
+                f"WARNING: {folder / one.name} was changed by hand and is kept: who was denied since KEEPS HIS RIGHTS"
+            )
+            click.echo(text, err=True)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), "files": [asdict(one) for one in written]}))
         return

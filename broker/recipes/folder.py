@@ -10,7 +10,7 @@ import os
 import pwd
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wire.files import replace
 from wire.program import ConfigError
@@ -31,19 +31,24 @@ class Written:
     changes: list[str]
 
 
-def write(folder: Path, files: Files, account: str, *, force: bool) -> list[Written]:
+def options_of(folder: Path) -> dict[str, Any]:
+    """Return the options of the last run into this folder; nothing if there was none."""
+    return _read_notes(folder, "options")
+
+
+def write(folder: Path, files: Files, options: dict[str, Any], account: str, *, force: bool) -> list[Written]:
     """Write a recipe's files; a file that somebody changed is kept, or with ``force`` put aside as ``NAME.old``.
 
     Raises ConfigError that names the file which cannot be written.
     """
     try:
         _make(folder, account)
-        notes = _read_notes(folder)
+        notes = _read_notes(folder, "files")
         done = [_write_one(folder, name, content, notes.get(name), force) for name, content in files.items()]
         for one in done:
             if one.fate != "kept":
                 notes[one.name] = _digest(files[one.name])
-        _put(folder / NOTES, json.dumps(notes, indent=1) + "\n")
+        _put(folder / NOTES, json.dumps({"files": notes, "options": options}, indent=1) + "\n")
     except OSError as problem:
         raise ConfigError(f"cannot write the recipe: {problem}") from problem
     return done
@@ -91,10 +96,10 @@ def _diff(before: str, after: str) -> list[str]:
     return [line for line in lines if not line.startswith("@@")]
 
 
-def _read_notes(folder: Path) -> dict[str, str]:
+def _read_notes(folder: Path, part: str) -> dict[str, Any]:
     try:
-        notes = json.loads((folder / NOTES).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        notes = json.loads((folder / NOTES).read_text("utf-8"))[part]
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
     return notes if isinstance(notes, dict) else {}
 
