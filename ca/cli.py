@@ -152,7 +152,7 @@ def renew(
     if if_due and not office.is_due(old):
         click.echo(f"{certificate}: not due before the last {office.config.renew_left:.0%} of its life", err=True)
         return
-    _put(certificate if in_place else out, pem(office.renew(old, csr.read() if csr else None)))
+    _put(certificate if in_place else out, pem(office.renew(old, csr.read() if csr else None, early=True)))
 
 
 @ca.command()
@@ -259,8 +259,9 @@ def _shown(entries: list[Entry], now_s: float, *, with_all: bool, expiring: floa
     """Return what was asked for. Of what expires, only the newest of each name counts: older ones had successors."""
     if expiring is None:
         return [entry for entry in entries if with_all or entry.state(now_s) == "valid"]
-    newest = {(entry.name, entry.kind): entry for entry in entries if entry.state(now_s) != "revoked"}
-    return [entry for entry in newest.values() if entry.not_after_s - now_s <= expiring * 86_400]
+    newest = {(entry.name, entry.kind): entry for entry in entries}.values()
+    alive = [entry for entry in newest if entry.state(now_s) != "revoked"]
+    return [entry for entry in alive if entry.not_after_s - now_s <= expiring * 86_400]
 
 
 def _row(entry: Entry, now_s: float) -> dict[str, object]:

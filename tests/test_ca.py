@@ -201,7 +201,7 @@ def test_of_many_that_come_with_one_token_at_once_one_key_gets_a_certificate(pki
 def test_a_renewal_keeps_name_and_key_and_takes_none_but_a_living_certificate_of_ours(pki, tmp_path):
     """Not a stranger's, not an expired one, not a revoked one."""
     old = pki.office.issue(TILL, request(TILL, make_key()))
-    new = pki.office.renew(old)
+    new = pki.office.renew(old, early=True)
 
     assert (new.subject, new.public_key(), purposes(new)) == (old.subject, old.public_key(), {"client"})
     assert new.serial_number != old.serial_number
@@ -220,11 +220,38 @@ def test_a_renewal_keeps_name_and_key_and_takes_none_but_a_living_certificate_of
         pki.office.renew(old)
 
 
+def test_who_asks_for_renewals_all_day_gets_one(pki):
+    """Not before it is due, then one successor, which comes again if the answer was lost; a new key gets its own."""
+    old = pki.office.issue(TILL, request(TILL, make_key()))
+    assert pki.office.renew(old) == old
+    pki.clock.ahead_s = 61 * DAY_S
+    new = pki.office.renew(old)
+    assert new != old
+    assert [pki.office.renew(one) for one in (old, new)] == [new, new]
+    assert pki.office.renew(old, request(TILL, make_key())) != new
+    assert len(pki.office.entries()) == 3
+
+
+def test_a_name_that_was_revoked_does_not_expire_any_more(pki):
+    """Nor do its older certificates, which had successors: exit code 3 would never end."""
+    old = pki.office.issue(TILL, request(TILL, make_key()))
+    pki.clock.ahead_s = -80 * DAY_S
+    pki.office.renew(pki.office.issue("042-02", request("042-02", make_key())), early=True)
+    pki.clock.ahead_s = -100 * DAY_S
+    pki.office.renew(old, early=True)
+    pki.clock.ahead_s = 0
+    pki.office.revoke(TILL, "gone")
+
+    listed = at(pki, "list", "--expiring", 20, "--json")
+
+    assert (listed.exit_code, [row["name"] for row in json.loads(listed.stdout)]) == (3, ["042-02"])
+
+
 def test_a_brokers_renewal_keeps_its_host_names(pki):
     """Names and addresses are taken over from the old one."""
     old = pki.office.issue_key("broker", "server", ("b.example", "::1"), make_key().public_key())
 
-    new = pki.office.renew(old)
+    new = pki.office.renew(old, early=True)
 
     assert pki.office.names_of(new) == {"b.example", "::1"}
     assert purposes(new) == {"server"}

@@ -232,6 +232,8 @@ def test_a_renewal_replaces_the_certificate_and_nothing_else(pki, tmp_path):
     with pki.serving() as url:
         config = enrolled(pki, tmp_path / "till", url)
         key, old = Path(config.tls_key_file).read_bytes(), look_at(Path(config.tls_cert_file))
+        assert renew(config) == old  # It is not due.
+        pki.clock.ahead_s = 61 * DAY_S
         new = renew(config)
 
     assert new == look_at(Path(config.tls_cert_file))
