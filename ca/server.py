@@ -27,7 +27,7 @@ from wire.files import replace
 from wire.program import ConfigError, Watchdog
 from wire.tls import told
 
-from .authority import RequestError, make_key, name_in, pem_of
+from .authority import NAME_MAX, RequestError, make_key, name_in, pem_of
 from .office import DAY_S, Office, RefusedError, pem, read_certificate
 
 log = logging.getLogger("tillstream.ca")
@@ -259,7 +259,7 @@ def own_context(office: Office) -> ssl.SSLContext:
     if not _serves(office, path, key_path):
         key = make_key()
         names = office.config.names
-        certificate = office.issue_key(names[0], "server", names, key.public_key())
+        certificate = office.issue_key(names[0][:NAME_MAX], "server", names, key.public_key())
         replace(key_path, pem_of(key), 0o600)
         replace(path, pem(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

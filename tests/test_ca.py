@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 import subprocess
 import sys
@@ -431,6 +432,52 @@ def test_keys_made_here_are_for_servers_and_workers_and_are_not_overwritten(pki,
     assert (till.exit_code, "enrol-token" in till.stderr) == (1, True)
     assert at(pki, "issue", "broker", "--server", "--out", out).exit_code == 2
     assert at(pki, "issue", "central-2").exit_code == 2
+
+
+def test_an_issue_that_was_killed_between_key_and_certificate_is_completed_with_that_key(pki, tmp_path):
+    """And a key that was moved away after a revocation makes room for a new one."""
+    out = tmp_path / "tls"
+    issue = ("issue", "broker", "--server", "--name", "b.example", "--out", out)
+    assert at(pki, *issue).exit_code == 0
+    key = (out / "broker.key").read_bytes()
+    (out / "broker.pem").unlink()
+    assert at(pki, *issue).exit_code == 0
+    assert (out / "broker.key").read_bytes() == key
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(out / "broker.pem", out / "broker.key")
+
+    assert at(pki, "revoke", "broker").exit_code == 0
+    assert "move the old key away" in at(pki, *issue).stderr
+    (out / "broker.key").rename(out / "old")
+    (out / "broker.key").touch(0o600)
+    (out / "broker.pem").rename(out / "old.pem")
+    assert "holds no key" in at(pki, *issue).stderr
+    (out / "broker.key").unlink()
+    assert at(pki, *issue).exit_code == 0
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(out / "broker.pem", out / "broker.key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("issue", "../escape", "--server", "--name", "b.example"), 2, "is no NAME"),
+        (("issue", "x" * 65, "--server", "--name", "b.example"), 2, "is no NAME"),
+        (("issue", "broker", "--server", "--name", "müller.example"), 1, "xn--"),
+    ],
+)
+def test_a_name_that_cannot_be_is_told_and_nothing_is_written(pki, tmp_path, arguments, code, says):
+    """Neither beside the folder nor in it."""
+    done = at(pki, *arguments, "--out", tmp_path / "tls")
+
+    assert (done.exit_code, says in done.stderr) == (code, True), done.output
+    assert [path.name for path in tmp_path.rglob("*.key")] == ["ca.key"]
+
+
+def test_an_authority_of_a_name_that_cannot_be_is_told(pki, tmp_path):
+    """Instead of a traceback; the next run with another name completes it."""
+    (pki.config.folder / "ca.pem").unlink()
+
+    assert "1 to 64 characters" in at(pki, "init", "--name", "x" * 65).stderr
+    assert at(pki, "init").exit_code == 0
 
 
 def test_without_an_authority_the_command_says_how_to_make_one(tmp_path):
