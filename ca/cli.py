@@ -55,7 +55,7 @@ def ca(context: click.Context, path: Path | None) -> None:
     First steps, on one machine, as root:
       tillstream ca init
       tillstream ca issue broker --server --name broker.example --out /etc/tillstream/tls
-      tillstream ca issue central-1 --out /etc/tillstream/tls
+      tillstream ca issue central-1 --out /etc/tillstream/central
       tillstream ca serve                         the door that tills enrol and renew at
       tillstream ca enrol-token 042-01            what till 042-01 gets its certificate with
     Then on the till:

@@ -345,6 +345,35 @@ def test_making_it_again_changes_nothing_and_completes_what_a_kill_left(pki):
     assert Path(pki.config.ca_file).read_bytes() == pki.authority.pem
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_does_for_an_authority_belongs_to_its_user(tmp_path):
+    """Made and revoked by root, served by a user of its own: key, register and list are that user's."""
+    for name in ("own", "own/state"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 4711, 4712)
+
+    own = Pki(tmp_path / "own")
+    with own.office._register.transaction():  # The register's companions are there while it is open.
+        pass
+    own.office.issue(TILL, request(TILL, make_key()))
+    own.office.revoke(TILL, "x")
+
+    found = {path.name: path.stat().st_uid for path in (tmp_path / "own").rglob("*")}
+    assert found.keys() >= {"ca.key", "ca.pem", "register.db", "crl.pem", "deny"}
+    assert set(found.values()) == {4711}
+
+
+def test_serve_does_not_start_where_it_cannot_write_the_list(pki, tmp_path):
+    """Instead of a line in the log each minute until the list ends and Mosquitto lets nobody in."""
+    (tmp_path / "blocked").touch()
+    config = pki.toml()
+    config.write_text(config.read_text().replace(pki.config.crl_file, str(tmp_path / "blocked" / "crl.pem")))
+
+    done = CliRunner().invoke(ca, ["--config", str(config), "serve"])
+
+    assert (done.exit_code, "cannot write crl_file" in done.stderr) == (1, True)
+
+
 def test_a_key_that_others_may_read_is_not_used(pki):
     """The message names the file and what to type."""
     (pki.config.folder / "ca.key").chmod(0o640)

@@ -21,7 +21,7 @@ from factories import wait_until
 from pki import Pki, request
 
 from ca.authority import Wanted, make_key, read_request
-from ca.server import Door, Places
+from ca.server import Door, Places, _keep_fresh
 from edge import enrolment
 from edge.cli import edge
 from edge.config import EdgeConfig
@@ -500,6 +500,21 @@ def test_the_doors_own_certificate_is_made_anew_when_it_is_due_or_names_changed(
     long = f"{'x' * 60}.{'y' * 60}.example"  # Longer than a common name may be; what counts are the alternative names.
     own_context(Pki(tmp_path / "ca", names=(long,)).office)
     assert len(pki.office.entries()) == 4
+
+
+def test_a_list_that_cannot_be_written_does_not_keep_the_door_from_renewing_its_certificate(tmp_path, caplog):
+    """Each of the two is tried, and told, by itself."""
+    pki = Pki(tmp_path / "ca")
+    with Door(pki.office) as door:
+        before = door.context
+        Path(pki.config.crl_file).unlink()
+        Path(pki.config.crl_file).mkdir()
+        pki.clock.ahead_s = 61 * DAY_S
+        _keep_fresh(pki.office, door)
+
+    assert [one.msg for one in caplog.records if one.levelname == "ERROR"] == ["not_kept_fresh"]
+    assert door.context is not before
+    assert len(pki.office.entries()) == 2
 
 
 def test_two_tills_with_one_token_at_once(pki, tmp_path):
