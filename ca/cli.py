@@ -170,7 +170,8 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
     """Take back every certificate of NAME, and put a till on the deny list, so that its token and session end, too.
 
     Exit code 3: NAME has no certificate that is valid. If it is not misspelt (a till with a token only), all is done.
-    A new machine under the same name: take NAME off the deny list, then `tillstream ca enrol-token NAME`.
+    A new machine under the same name: restart Mosquitto, if that is the broker, then take NAME off the deny list, then
+    `tillstream ca enrol-token NAME`. Where tokens are let in, give it another name: the old one still has its token.
     """
     office = _office(context)
     serials = office.revoke(name, reason)

@@ -246,6 +246,26 @@ def has_lost_its_rights(live, ring, central, stays, other):
     return got == [b"mark"]
 
 
+def test_mosquitto_gives_a_session_that_stayed_open_its_rights_back_with_its_name(tmp_path):
+    """Why the page has Mosquitto restarted before a name comes off the deny list; to connect anew it is refused."""
+    ring = RECEIPT_CLOSED.of(till="till-1")
+    with Mutual("mosquitto", tmp_path).running() as mutual:
+        files = mutual.pki.files("till-1")
+        with (
+            mutual.client("central-1") as central,
+            mutual.client("till-2") as stays,
+            mutual.client("till-1", files) as live,
+        ):
+            central.subscribe(RECEIPT_CLOSED.of())
+            mutual.pki.office.revoke("till-1", "stolen")
+            mutual.apply()
+            assert wait_until(lambda: has_lost_its_rights(live, ring, central, stays, "till-2"))
+            mutual.deny.write_text("")
+            mutual.apply()
+            assert wait_until(lambda: not has_lost_its_rights(live, ring, central, stays, "till-2"))
+            assert is_out(mutual, "till-1", files)
+
+
 def test_the_embedded_broker_ends_a_live_session_by_the_list_of_certificates_alone(own):
     """Revoked, and its name free again for the machine that takes its place: that one is let in, the old one is not."""
     old = own.pki.files("till-1")
