@@ -24,9 +24,11 @@ from .lock import InUseError, Lock
 
 log = logging.getLogger("tillstream.central")
 
-REFUSED = (pw.OperationalError, pw.InternalError, pw.InterfaceError, sqlite3.OperationalError)
-"""What a database says when it will not now and may later: away, locked, full, read-only. Nothing was committed that
-is not there."""
+REFUSED = (
+    pw.OperationalError, pw.InternalError, pw.InterfaceError, pw.ProgrammingError, sqlite3.OperationalError
+)  # fmt: skip
+"""What a database says when it will not now and may later: away, locked, full, read-only, a right not granted. Nothing
+was committed that is not there."""
 UNSTORABLE = (pw.DataError, pw.IntegrityError, OverflowError, ValueError)
 """What is said of rows that it will never take."""
 
@@ -70,13 +72,16 @@ _WRITERS = (
     f" AND classid = {LOCK_CLASS} AND objid = {WRITING} AND objsubid = 2"
 )
 _DURABLE = ("on", "remote_apply")
+_NO_RIGHT = "42501"
 
 
 def first_cause(problem: BaseException) -> str:
     """Return what happened first, on one line: a ROLLBACK that found no connection stands before what broke it."""
     while problem.__context__ is not None:
         problem = problem.__context__
-    return " ".join(str(problem).split())
+    text = " ".join(str(problem).split())
+    is_right = getattr(problem, "sqlstate", None) == _NO_RIGHT
+    return f"{text}: grant the role what docs/operations.md names under Roles" if is_right else text
 
 
 class UnsafeDatabaseError(Exception):

@@ -75,7 +75,6 @@ class Subscriber:
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
         self._roll, self._roll_at = Roll(store.database, self._share, store.starts, clock_ms()), now
-        self._days = DayNotes(store.database)
         self._days_at = now + config.days_every_s if self._share.number == 1 else inf  # One looks for all.
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
@@ -94,6 +93,7 @@ class Subscriber:
         core = Collector(self.store.central_id, self._share.number, prefix, self.config.collector_limits(), self._rng)
         core.on_started(*self._own_rows(), self._open_tasks(), now)
         core.speech.backed_up = self._own_backed_up()
+        self._days = DayNotes(self.store.database)  # A server that crashed may give out again what it had looked at.
         return core
 
     def _own_rows(self) -> tuple[list[TillRow], list[tuple[str, Heard]]]:

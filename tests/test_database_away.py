@@ -241,6 +241,21 @@ def test_a_standby_without_the_last_commits_takes_over_and_the_tills_send_them_a
             central.store.close()
 
 
+def test_days_are_looked_at_anew_after_a_server_that_gives_out_numbers_again(postgres, central):
+    """A crash or a failover sets the numbers back: what gets one that was looked at is looked at all the same."""
+    central.shell.tick(6.0)
+    central.store.database.run("DELETE FROM document WHERE sequence > 1")
+    central.store.database.run("UPDATE watermark SET through = 1, digest = ?", (digest_of(BODIES[:1]),))
+    central.store.database.run("SELECT setval('document_id_seq', 1)")
+    terminate_all(postgres)
+    central.shell.tick(12.0)
+    other_day = [a_sale("other", business_day="2026-01-02")]
+    say_all_again(central, 13.0)
+    central.shell.handle_all([central.sales(other_day, before=BODIES[:1])], 14.0)
+    central.shell.tick(20.0)
+    assert ("2026-01-02",) in central.store.database.run("SELECT business_day FROM day").fetchall()
+
+
 def test_a_document_of_another_till_in_the_same_moment_is_not_lost_with_it(postgres, central):
     """Two tills in one transaction that the server ends: neither is promised, both come again."""
     other = [a_sale(till_id="till-2")]
