@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -169,6 +169,9 @@ def put_in_place(place: Place, database: Postgres, file: Path, aside: str | None
             except BaseException:
                 process.kill()  # No COMMIT has reached it.
                 raise
+            finally:
+                with suppress(BrokenPipeError):  # Here, or the end of the process raises it in place of what was said.
+                    process.stdin.close()
         if process.returncode:
             errors.seek(0)
             raise ToolError(f"psql: {' '.join(errors.read().decode(errors='replace').split())}")
@@ -179,4 +182,3 @@ def _feed(to: IO[bytes], first: Iterable[str], file: Path, last: Iterable[str]) 
     with _restored(file) as lines:
         to.writelines(line for line in lines if not line.startswith(b"CREATE SCHEMA "))
     to.writelines(f"{statement};\n".encode() for statement in last)
-    to.close()

@@ -192,6 +192,23 @@ def test_a_backup_of_another_central_is_refused(url, tmp_path):
         restore(url, path, "", NOW_MS, silent)
 
 
+def test_what_the_server_says_no_to_is_told_in_its_words(url, postgres, tmp_path):
+    """However much was still to be said to psql: a role that does not own the schema hears so."""
+    note = "SELECT 0, '', '', '', repeat('x', 9999) FROM generate_series(1, 99)"  # Much more than a pipe takes.
+    look(url, f"INSERT INTO audit (at_ms, who, action, object, note) {note}")
+    path, new = made_in(tmp_path, url).path, postgres.empty_database()
+    name = new.split("@/")[1].split("?")[0]
+    postgres.run("CREATE ROLE clerk LOGIN")
+    postgres.run(f"ALTER DATABASE {name} OWNER TO clerk")
+    postgres.run("ALTER SCHEMA public OWNER TO tillstream", name)
+    done = run(new.replace("tillstream@", "clerk@"), "restore", path)
+
+    assert (done.exit_code, "must be owner of schema public" in done.stderr) == (1, True), done.output
+    assert postgres.run("SELECT count(*) FROM pg_class WHERE relname = 'central'", name) == [(0,)]
+    postgres.drop(new)
+    postgres.run("DROP ROLE clerk")
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -209,7 +226,6 @@ def feed(to, first, file, last):
             if left == 0:
                 to.flush()
                 os._exit(9)
-        def close(self): to.close()
     restored(Cut(), first, file, last)
 dump._feed = feed
 restore.restore(sys.argv[1], Path(sys.argv[2]), "", 1, lambda *_: None)
