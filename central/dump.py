@@ -57,8 +57,10 @@ def _check_version(name: str, server: int) -> None:
 
 
 def _environment(place: Place) -> dict[str, str]:
+    """Return what the programs are told beside the URL: of several servers the one that is not a standby is meant."""
     password = read_secret("", place.password_file, "database_password")
-    return {**os.environ, "PGAPPNAME": place.program, **({"PGPASSWORD": password} if password else {})}
+    told = {"PGAPPNAME": place.program, "PGTARGETSESSIONATTRS": "read-write"}
+    return {**os.environ, **told, **({"PGPASSWORD": password} if password else {})}
 
 
 def dump(place: Place, database: Postgres, part: Path) -> None:
