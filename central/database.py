@@ -482,11 +482,19 @@ def _login(place: Place, *, to_write: bool) -> dict[str, Any]:
         "keepalives_count": 4,
         "tcp_user_timeout": 40_000,
     }
-    if to_write and "target_session_attrs" not in place.url:
-        login["target_session_attrs"] = "read-write"  # Of several servers the one that is not a standby.
+    if "target_session_attrs" not in place.url and (to_write or _names_several(place.url)):
+        # Of several servers the one that is not a standby, also to read: what another one shows may be old.
+        login["target_session_attrs"] = "read-write" if to_write else "primary"
     if password := read_secret("", place.password_file, "database_password"):
         login["password"] = password
     return login
+
+
+def _names_several(url: str) -> bool:
+    parts = urlsplit(url)
+    words = parse_qs(parts.query)
+    hosts = [parts.netloc.rpartition("@")[2], *words.get("host", ()), *words.get("hostaddr", ())]
+    return any("," in host for host in hosts)
 
 
 def _opened(database: Sqlite | Postgres) -> Sqlite | Postgres:

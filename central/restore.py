@@ -125,8 +125,13 @@ def _last_words(backup: Path, planned: Restored, note: str, at_ms: int) -> Itera
 
 
 def _look_at_server(database: Postgres) -> Present | None:
-    """Read what the database says of itself; None if there is nothing in it yet."""
-    if not {"central", "watermark", "backup"} <= set(database.get_tables()):
+    """Read what the database says of itself; None if there is nothing in it yet. Raises RestoreError."""
+    tables = set(database.get_tables())
+    if tables and "central" not in tables:
+        raise RestoreError(
+            f"{database.place.url} holds what is not central's (table {min(tables)}): give the URL of an empty database"
+        )
+    if not {"central", "watermark", "backup"} <= tables:
         return None
     row: tuple[str, int, int] | None = database.run("SELECT central_id, incarnation, starts FROM central").fetchone()
     has_backup = database.run("SELECT count(*) FROM backup").fetchone()[0]
