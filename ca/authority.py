@@ -28,6 +28,8 @@ UNREADABLE = (
 """What the library raises at bytes that are no certificate, request or signature."""
 BACKDATED_S = 300
 """A till's or a broker's clock may be that far behind and still believe what was signed just now."""
+NAME_MAX = 64
+"""What a common name may have (RFC 5280)."""
 REQUEST_LIMIT_BYTES = 16 * 1024
 
 Kind = Literal["client", "server"]
@@ -115,7 +117,7 @@ def make_authority(folder: Path, name: str, not_before_s: float, not_after_s: fl
         return False
     if not key_path.exists():
         replace(key_path, pem_of(make_key()), 0o600)
-    key = _read_key(key_path)
+    key = read_key(key_path)
     replace(path, _root(key, name, not_before_s, not_after_s).public_bytes(serialization.Encoding.PEM))
     return True
 
@@ -124,7 +126,7 @@ def read_authority(folder: Path) -> Authority:
     """Return the authority; raises ConfigError that says what to do."""
     key_path, path = folder / KEY_FILE, folder / CERTIFICATE_FILE
     try:
-        return Authority(_read_key(key_path), x509.load_pem_x509_certificate(path.read_bytes()))
+        return Authority(read_key(key_path), x509.load_pem_x509_certificate(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"no certificate authority in {folder}; `tillstream ca init` makes one") from None
     except (OSError, ValueError) as problem:
@@ -178,18 +180,21 @@ def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return digest.finalize().hex()
 
 
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return a key that was made here; raises ConfigError, or OSError if it cannot be read."""
     if path.stat().st_mode & 0o077:
         raise ConfigError(f"{path}: others on this machine may read the key; `chmod 0600 {path}` first")
-    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
+        raise ConfigError(f"{path} holds no key that can be read: {problem}") from problem
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} holds no elliptic-curve key")
     return key
 
 
 def _root(key: ec.EllipticCurvePrivateKey, name: str, not_before_s: float, not_after_s: float) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = _builder(name, subject, key.public_key(), x509.random_serial_number())
+    builder = _builder(name, _subject(name), key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(_moment(not_before_s)).not_valid_after(_moment(not_after_s))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
@@ -198,9 +203,15 @@ def _root(key: ec.EllipticCurvePrivateKey, name: str, not_before_s: float, not_a
 
 
 def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, serial: int) -> x509.CertificateBuilder:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)
+    builder = x509.CertificateBuilder().subject_name(_subject(name)).issuer_name(issuer)
     return builder.public_key(key).serial_number(serial)
+
+
+def _subject(name: str) -> x509.Name:
+    try:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    except ValueError:
+        raise RequestError(f"{name!r} cannot be a name: it has 1 to {NAME_MAX} characters") from None
 
 
 def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
@@ -221,6 +232,8 @@ def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
+        if not name.isascii():
+            raise RequestError(f"{name!r}: a host name is given as DNS has it, in ASCII (xn--…)") from None
         return x509.DNSName(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -23,12 +24,13 @@ from wire.program import (
     read_config,
 )
 
-from .authority import RequestError, make_key, pem_of
+from .authority import NAME_MAX, RequestError, make_key, pem_of, read_key
 from .config import CaConfig
 from .office import Entry, Office, RefusedError, found_authority, pem, read_certificate
 
 log = logging.getLogger("tillstream.ca")
 
+FILE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
 
@@ -53,7 +55,7 @@ def ca(context: click.Context, path: Path | None) -> None:
     First steps, on one machine, as root:
       tillstream ca init
       tillstream ca issue broker --server --name broker.example --out /etc/tillstream/tls
-      tillstream ca issue central-1 --out /etc/tillstream/tls
+      tillstream ca issue central-1 --out /etc/tillstream/central
       tillstream ca serve                         the door that tills enrol and renew at
       tillstream ca enrol-token 042-01            what till 042-01 gets its certificate with
     Then on the till:
@@ -121,11 +123,16 @@ def issue(
         return
     if out is None:
         raise click.UsageError("a key made here needs a folder: --out")
+    if not FILE_NAME.fullmatch(name):
+        raise click.UsageError(f"{name!r} is no NAME: letters, digits, dot, _ and -, at most {NAME_MAX}")
     make_folder(out)
     key_path, path = out / f"{name}.key", out / f"{name}.pem"
-    if key_path.exists():
-        raise RefusedError(f"{key_path} is there; `tillstream ca renew {path} --in-place` renews its certificate")
-    key = make_key()
+    if key_path.exists() and path.exists():
+        raise RefusedError(
+            f"{key_path} is there; `tillstream ca renew {path} --in-place` renews its certificate. "
+            "If it was revoked, move the old key away first"
+        )
+    key = read_key(key_path) if key_path.exists() else make_key()  # A kill may have left the key alone.
     certificate = office.issue_key(name, "server" if server else "client", names, key.public_key())
     replace(key_path, pem_of(key), 0o600)
     replace(path, pem(certificate))

@@ -18,11 +18,11 @@ HostName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9*:][A-Za-z0-9.:_-]*$", max_l
 class CaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``/etc/tillstream/ca.toml``; each key may be overridden by ``TILLSTREAM_<KEY>`` in the environment."""
 
-    state_dir: AbsolutePath = "/var/lib/tillstream/ca"
+    state_dir: AbsolutePath = "/var/lib/tillstream-ca"
     """The key and the register; nobody else may look in."""
-    ca_file: AbsolutePath = "/etc/tillstream/ca.pem"
+    ca_file: AbsolutePath = "/etc/tillstream/ca/ca.pem"
     """Where the authority's certificate is put for brokers and central; it is no secret."""
-    crl_file: AbsolutePath = "/etc/tillstream/crl.pem"
+    crl_file: AbsolutePath = "/etc/tillstream/ca/crl.pem"
     """Where brokers read what is revoked."""
     deny_file: AbsolutePath = "/etc/tillstream/deny"
     """The deny list: a revoked name is added there, so that its token and its live session end, too."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import peewee as pw
 
+from wire.files import make_file
 from wire.program import ConfigError
 
 REGISTER_FILE = "register.db"
@@ -62,7 +63,7 @@ class Register:
         path = folder / REGISTER_FILE
         self._database = pw.SqliteDatabase(str(path), pragmas={"journal_mode": "wal", "synchronous": 2}, timeout=10)
         try:
-            path.touch(0o600)
+            make_file(path, 0o600)
             with self.transaction():
                 self._database.create_tables(MODELS)
         except (pw.DatabaseError, OSError) as problem:

@@ -27,7 +27,7 @@ from wire.files import replace
 from wire.program import ConfigError, Watchdog
 from wire.tls import told
 
-from .authority import RequestError, make_key, name_in, pem_of
+from .authority import NAME_MAX, RequestError, make_key, name_in, pem_of
 from .office import DAY_S, Office, RefusedError, pem, read_certificate
 
 log = logging.getLogger("tillstream.ca")
@@ -259,7 +259,7 @@ def own_context(office: Office) -> ssl.SSLContext:
     if not _serves(office, path, key_path):
         key = make_key()
         names = office.config.names
-        certificate = office.issue_key(names[0], "server", names, key.public_key())
+        certificate = office.issue_key(names[0][:NAME_MAX], "server", names, key.public_key())
         replace(key_path, pem_of(key), 0o600)
         replace(path, pem(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -298,7 +298,14 @@ def _shut(connection: socket.socket) -> None:
 
 
 def serve(office: Office, is_stopping: Callable[[], bool], on_ready: Callable[[int], None]) -> None:
-    """Serve until told to stop; the list of revoked certificates and the own certificate are kept fresh meanwhile."""
+    """Serve until told to stop; the list of revoked certificates and the own certificate are kept fresh meanwhile.
+
+    Raises ConfigError if the list cannot be written: Mosquitto would let nobody in when the present one ends.
+    """
+    try:
+        office.write_revocation_list()
+    except OSError as problem:
+        raise ConfigError(f"cannot write crl_file, and who serves must own its folder: {problem}") from problem
     with Door(office) as door:
         on_ready(door.port)
         next_at, watchdog = 0.0, Watchdog(os.environ)
@@ -312,10 +319,18 @@ def serve(office: Office, is_stopping: Callable[[], bool], on_ready: Callable[[i
 
 
 def _keep_fresh(office: Office, door: Door) -> None:
-    """Renew what is due; what goes wrong is said, and tried again at the next turn."""
-    try:
-        if office.keep_revocation_list():
-            log.info("revocation_list_written", extra={"also": {"path": office.config.crl_file}})
-        door.context = own_context(office)
-    except Exception:
-        log.exception("not_kept_fresh")
+    """Renew what is due; what goes wrong is said, holds the other up no more, and is tried again at the next turn."""
+    for keep in (_keep_list, _keep_certificate):
+        try:
+            keep(office, door)
+        except Exception:
+            log.exception("not_kept_fresh")
+
+
+def _keep_list(office: Office, _: Door) -> None:
+    if office.keep_revocation_list():
+        log.info("revocation_list_written", extra={"also": {"path": office.config.crl_file}})
+
+
+def _keep_certificate(office: Office, door: Door) -> None:
+    door.context = own_context(office)

@@ -110,10 +110,8 @@ def _authority(url: str, fingerprint: str) -> bytes:
 
 
 def _ask(url: str, what: str, context: ssl.SSLContext, request: bytes | None = None, login: str = "") -> bytes:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
-        raise EnrolmentError(f"{url!r} is no https:// address")
-    connection = http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=TIMEOUT_S, context=context)
+    host, port = _address(url)
+    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
     headers = {"Authorization": f"Basic {login}"} if login else {}
     try:
         if request is None:
@@ -128,6 +126,17 @@ def _ask(url: str, what: str, context: ssl.SSLContext, request: bytes | None = N
     if answer.status != 200:
         raise EnrolmentError(f"{url} refused ({answer.status}): {body[:500].decode('utf-8', 'replace').strip()}")
     return body
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError as problem:
+        raise EnrolmentError(f"{url!r} is no https:// address: {problem}") from problem
+    if parts.scheme != "https" or not host:
+        raise EnrolmentError(f"{url!r} is no https:// address")
+    return host, port
 
 
 def _certificates(body: bytes) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 import subprocess
 import sys
@@ -344,6 +345,35 @@ def test_making_it_again_changes_nothing_and_completes_what_a_kill_left(pki):
     assert Path(pki.config.ca_file).read_bytes() == pki.authority.pem
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_does_for_an_authority_belongs_to_its_user(tmp_path):
+    """Made and revoked by root, served by a user of its own: key, register and list are that user's."""
+    for name in ("own", "own/state"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 4711, 4712)
+
+    own = Pki(tmp_path / "own")
+    with own.office._register.transaction():  # The register's companions are there while it is open.
+        pass
+    own.office.issue(TILL, request(TILL, make_key()))
+    own.office.revoke(TILL, "x")
+
+    found = {path.name: path.stat().st_uid for path in (tmp_path / "own").rglob("*")}
+    assert found.keys() >= {"ca.key", "ca.pem", "register.db", "crl.pem", "deny"}
+    assert set(found.values()) == {4711}
+
+
+def test_serve_does_not_start_where_it_cannot_write_the_list(pki, tmp_path):
+    """Instead of a line in the log each minute until the list ends and Mosquitto lets nobody in."""
+    (tmp_path / "blocked").touch()
+    config = pki.toml()
+    config.write_text(config.read_text().replace(pki.config.crl_file, str(tmp_path / "blocked" / "crl.pem")))
+
+    done = CliRunner().invoke(ca, ["--config", str(config), "serve"])
+
+    assert (done.exit_code, "cannot write crl_file" in done.stderr) == (1, True)
+
+
 def test_a_key_that_others_may_read_is_not_used(pki):
     """The message names the file and what to type."""
     (pki.config.folder / "ca.key").chmod(0o640)
@@ -431,6 +461,52 @@ def test_keys_made_here_are_for_servers_and_workers_and_are_not_overwritten(pki,
     assert (till.exit_code, "enrol-token" in till.stderr) == (1, True)
     assert at(pki, "issue", "broker", "--server", "--out", out).exit_code == 2
     assert at(pki, "issue", "central-2").exit_code == 2
+
+
+def test_an_issue_that_was_killed_between_key_and_certificate_is_completed_with_that_key(pki, tmp_path):
+    """And a key that was moved away after a revocation makes room for a new one."""
+    out = tmp_path / "tls"
+    issue = ("issue", "broker", "--server", "--name", "b.example", "--out", out)
+    assert at(pki, *issue).exit_code == 0
+    key = (out / "broker.key").read_bytes()
+    (out / "broker.pem").unlink()
+    assert at(pki, *issue).exit_code == 0
+    assert (out / "broker.key").read_bytes() == key
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(out / "broker.pem", out / "broker.key")
+
+    assert at(pki, "revoke", "broker").exit_code == 0
+    assert "move the old key away" in at(pki, *issue).stderr
+    (out / "broker.key").rename(out / "old")
+    (out / "broker.key").touch(0o600)
+    (out / "broker.pem").rename(out / "old.pem")
+    assert "holds no key" in at(pki, *issue).stderr
+    (out / "broker.key").unlink()
+    assert at(pki, *issue).exit_code == 0
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(out / "broker.pem", out / "broker.key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("issue", "../escape", "--server", "--name", "b.example"), 2, "is no NAME"),
+        (("issue", "x" * 65, "--server", "--name", "b.example"), 2, "is no NAME"),
+        (("issue", "broker", "--server", "--name", "müller.example"), 1, "xn--"),
+    ],
+)
+def test_a_name_that_cannot_be_is_told_and_nothing_is_written(pki, tmp_path, arguments, code, says):
+    """Neither beside the folder nor in it."""
+    done = at(pki, *arguments, "--out", tmp_path / "tls")
+
+    assert (done.exit_code, says in done.stderr) == (code, True), done.output
+    assert [path.name for path in tmp_path.rglob("*.key")] == ["ca.key"]
+
+
+def test_an_authority_of_a_name_that_cannot_be_is_told(pki, tmp_path):
+    """Instead of a traceback; the next run with another name completes it."""
+    (pki.config.folder / "ca.pem").unlink()
+
+    assert "1 to 64 characters" in at(pki, "init", "--name", "x" * 65).stderr
+    assert at(pki, "init").exit_code == 0
 
 
 def test_without_an_authority_the_command_says_how_to_make_one(tmp_path):

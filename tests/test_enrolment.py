@@ -21,7 +21,7 @@ from factories import wait_until
 from pki import Pki, request
 
 from ca.authority import Wanted, make_key, read_request
-from ca.server import Door, Places
+from ca.server import Door, Places, _keep_fresh
 from edge import enrolment
 from edge.cli import edge
 from edge.config import EdgeConfig
@@ -146,8 +146,9 @@ def test_without_a_door_without_openssl_and_without_files_it_is_said_what_to_do(
     token = pki.office.enrol_token(TILL)
     with pytest.raises(EnrolmentError, match="Connection refused"):
         enrol(till(tmp_path / "till"), "https://127.0.0.1:1", token)
-    with pytest.raises(EnrolmentError, match="no https:// address"):
-        enrol(till(tmp_path / "till"), "http://127.0.0.1:1", token)
+    for url in ("http://127.0.0.1:1", "https://127.0.0.1:abc", "https://[::1", "https://127.0.0.1:70000", ""):
+        with pytest.raises(EnrolmentError, match="no https:// address"):
+            enrol(till(tmp_path / "till"), url, token)
     with pytest.raises(EnrolmentError, match="set tls_ca_file, tls_cert_file and tls_key_file"):
         enrol(EdgeConfig(till_id=TILL), "https://127.0.0.1:1", token)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -496,6 +497,24 @@ def test_the_doors_own_certificate_is_made_anew_when_it_is_due_or_names_changed(
     assert len(pki.office.entries()) == 2
     own_context(Pki(tmp_path / "ca", names=("other.example",)).office)
     assert len(pki.office.entries()) == 3
+    long = f"{'x' * 60}.{'y' * 60}.example"  # Longer than a common name may be; what counts are the alternative names.
+    own_context(Pki(tmp_path / "ca", names=(long,)).office)
+    assert len(pki.office.entries()) == 4
+
+
+def test_a_list_that_cannot_be_written_does_not_keep_the_door_from_renewing_its_certificate(tmp_path, caplog):
+    """Each of the two is tried, and told, by itself."""
+    pki = Pki(tmp_path / "ca")
+    with Door(pki.office) as door:
+        before = door.context
+        Path(pki.config.crl_file).unlink()
+        Path(pki.config.crl_file).mkdir()
+        pki.clock.ahead_s = 61 * DAY_S
+        _keep_fresh(pki.office, door)
+
+    assert [one.msg for one in caplog.records if one.levelname == "ERROR"] == ["not_kept_fresh"]
+    assert door.context is not before
+    assert len(pki.office.entries()) == 2
 
 
 def test_two_tills_with_one_token_at_once(pki, tmp_path):

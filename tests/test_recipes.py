@@ -147,6 +147,16 @@ def test_with_certificates_mosquitto_needs_no_list_of_tills(run, tmp_path):
         assert line in text.splitlines()
 
 
+@pytest.mark.parametrize("kind", ["mosquitto", "nats"])
+def test_with_certificates_there_need_be_no_fleet_key(run, tmp_path, kind):
+    """Where no token is let in, none is made; where one is, the message says how the key is made."""
+    (tmp_path / "fleet.key").unlink()
+
+    code, output = run(kind, "--security", "tls")
+    assert (code, "tillstream broker key" in output) == (1, True)
+    assert run(kind, "--security", "mutual", "--listen", "0.0.0.0:8883")[0] == 0
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,6 +18,16 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
         _give(descriptor, path.parent.stat())
     finally:
         os.close(descriptor)
+
+
+def make_file(path: Path, mode: int) -> None:
+    """Make an empty file where there is none; it belongs to the owner of its folder."""
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            _give(descriptor, path.parent.stat())
+        finally:
+            os.close(descriptor)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:

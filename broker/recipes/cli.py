@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _plan(asked: dict[str, Any], account: str) -> Plan:
     security: Security = asked["security"]
     config = read_config(BrokerConfig, "broker", asked["config_file"], os.environ)
     host, port = BrokerConfig(listen=asked["listen"], tls_cert_file="-", tls_key_file="-").address()
-    fleet_key = read_fleet_key(Path(config.fleet_key_file))
+    fleet_key = cache(lambda: read_fleet_key(Path(config.fleet_key_file)))  # Certificates need none.
     return Plan(
         folder=str(asked["out"].absolute()),
         host=host,
@@ -212,7 +213,7 @@ def _plan(asked: dict[str, Any], account: str) -> Plan:
         account=account,
         trusted=tuple(str(ipaddress.ip_network(text)) for text in asked["trusted"]),
         till_bytes_per_s=asked["till_bytes_per_s"],
-        token=lambda user: token_of(fleet_key, user),
+        token=lambda user: token_of(fleet_key(), user),
     )
 
 

@@ -126,9 +126,10 @@ def _user(plan: Plan, who: Identity) -> dict[str, Any]:
     for grant in grants():
         if grant.party == who.party:
             rights[grant.access].append(_subject(grant.pattern, who))
-    by_token = {"user": who.user, "password": plan.token(who.user)}
+    is_by_name = plan.security == "mutual"
+    login = {"user": f"CN={who.user}"} if is_by_name else {"user": who.user, "password": plan.token(who.user)}
     return {
-        **({"user": f"CN={who.user}"} if plan.security == "mutual" else by_token),
+        **login,
         "permissions": {"publish": {"allow": rights["write"]}, "subscribe": {"allow": rights["read"]}},
         "allowed_connection_types": ["MQTT"],
     }
