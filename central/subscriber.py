@@ -151,21 +151,21 @@ class Subscriber:
                     self._post.on_link_up(now)
                     self._take_up_rows(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
-                case Disconnected(reason=reason):
+                case Disconnected(reason=reason, is_asked=is_asked):
                     self._is_linked = False
                     self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
-                    self._note_cut(now)
+                    self._note_cut(now, is_asked=is_asked)
         commands += self._open_streams(commands, now)
         commands += self._ingest(parcels, now)
         for event in received:
             self._link.acknowledge(event)
         self._run(commands, now)
 
-    def _note_cut(self, now: float) -> None:
+    def _note_cut(self, now: float, *, is_asked: bool) -> None:
         """Say what it looks like when connections end again and again soon after they begin: no broker says why."""
-        self._cuts.end(now)
-        if self._cuts.count >= CUTS_MIN:
+        self._cuts.end(now, is_asked=is_asked)
+        if self._cuts.count >= CUTS_MIN and not is_asked:
             name = f"central-{self._share.number}"
             why = f"is another process running as worker {self._share.number}? each throws the other out as {name}"
             log.error("identity_shared", extra={"also": {"cuts": self._cuts.count, "likely": why}})
