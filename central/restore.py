@@ -19,7 +19,7 @@ from typing import cast
 
 import peewee as pw
 
-from . import audit
+from . import audit, reports
 from .backup import sync
 from .database import Place, Postgres, Sqlite, a_place, first_cause
 from .dump import ToolError, put_in_place, verify_dump
@@ -83,8 +83,10 @@ def restore(where: Place | Path | str, backup: Path, note: str, at_ms: int, tell
 
 @contextmanager
 def _server(place: Place) -> Iterator[Postgres]:
+    with reports.connecting(place):
+        database = cast("Postgres", place.look(to_write=True))
     try:
-        with closing(cast("Postgres", place.look(to_write=True))) as database:
+        with closing(database):
             yield database
     except (ToolError, pw.DatabaseError) as problem:
         raise RestoreError(f"{place.url}: {first_cause(problem)}") from problem
