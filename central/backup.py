@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import audit, reports
 from .database import Kind, Place, Postgres, Sqlite, a_place
-from .dump import ToolError, dump, verify_dump
+from .dump import SCRATCH, ToolError, dump, verify_dump
 from .models import Backup, Central, Watermark
 from .verify import Tell, Verified, verify
 
@@ -180,6 +181,8 @@ def _remove_older(target: Path, prefix: str, suffix: str, keep: int) -> tuple[Pa
     for part in filter(_is_abandoned, target.parent.glob(f".{prefix}*.part")):
         part.unlink(missing_ok=True)
         part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+    for scratch in filter(_is_abandoned, target.parent.glob(f"{SCRATCH}*")):
+        shutil.rmtree(scratch, ignore_errors=True)
     others = sorted((one for one in target.parent.glob(f"{prefix}*{suffix}") if one != target), reverse=True)
     too_many = tuple(others[keep - 1 :])
     for one in too_many:
@@ -187,8 +190,13 @@ def _remove_older(target: Path, prefix: str, suffix: str, keep: int) -> tuple[Pa
     return too_many
 
 
-def _is_abandoned(part: Path) -> bool:
-    with suppress(OSError), part.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+def _is_abandoned(left: Path) -> bool:
+    """Say whether nobody works any more at a file, or in a folder; False where that cannot be known."""
+    try:
+        descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _take(descriptor, left)
+    finally:
+        os.close(descriptor)

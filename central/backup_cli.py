@@ -13,19 +13,19 @@ from typing import Any
 import click
 import peewee as pw
 
-from wire.program import EXIT_FINDINGS
+from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError
 
 from .backup import BackupError, Made, make
 from .cli_base import Progress, as_json_option, configured, fail, note_option
 from .dump import ToolError
 from .lock import InUseError
-from .reports import NoDatabaseError
+from .reports import NoDatabaseError, UnreachableError
 from .restore import Restored, RestoreError, plan
 from .restore import restore as put_in_place
 from .service import wall_clock_ms
 from .verify import NotTrustedError, Verified
 
-_FAILURES = (BackupError, InUseError, NoDatabaseError, NotTrustedError, RestoreError, ToolError)
+_FAILURES = (BackupError, ConfigError, InUseError, NoDatabaseError, NotTrustedError, RestoreError, ToolError)
 FilePath = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -34,6 +34,8 @@ def _failing() -> Iterator[None]:
     """End the command with a text where nothing could be done."""
     try:
         yield
+    except UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
     except _FAILURES as problem:
         raise fail(str(problem)) from problem
     except (pw.DatabaseError, sqlite3.Error) as problem:

@@ -16,7 +16,7 @@ from . import carriage, reports
 from .carriage import Imported
 from .cli_base import configured, fail, note_option
 from .config import CentralConfig
-from .database import REFUSED, UnsafeDatabaseError
+from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .late import read_denied
 from .lock import InUseError
 from .migrations import NewerSchemaError
@@ -59,7 +59,9 @@ def import_(
     except (CarriageError, ConfigError, InUseError, NewerSchemaError, OSError, UnsafeDatabaseError) as problem:
         raise fail(f"{path}: {problem}") from problem
     except REFUSED as problem:
-        raise fail(f"{path}: the database refused ({problem}); import again, nothing is doubled") from problem
+        raise fail(
+            f"{path}: the database refused ({first_cause(problem)}); import again, nothing is doubled"
+        ) from problem
     click.echo(json.dumps(_as_json(done, answer)) if as_json else _tell(done, answer))
 
 

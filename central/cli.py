@@ -95,9 +95,13 @@ def migrate(context: click.Context, as_json: bool) -> None:
     """
     place = configured(context).place()
     try:
-        with closing(place.open()) as database:
+        with reports.connecting(place):
+            database = place.open()
+        with closing(database):
             made = bring_up_to_date(database)
-    except (InUseError, NewerSchemaError) as problem:
+    except reports.UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
+    except (ConfigError, reports.NoDatabaseError, NewerSchemaError) as problem:
         raise fail(str(problem)) from problem
     except pw.DatabaseError as problem:
         raise fail(f"{place.url}: {first_cause(problem)}; nothing was changed") from problem
@@ -233,7 +237,9 @@ def _read_on(context: click.Context, after: str, most: int) -> None:
         cursor = consumer.Cursor.parse(after)
         with reports.looking(config.place()) as database:
             page = consumer.read(database, cursor, most, config.consumer_wait_s)
-    except (reports.NoDatabaseError, UnsafeDatabaseError, consumer.CursorError) as problem:
+    except reports.UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
+    except (ConfigError, reports.NoDatabaseError, UnsafeDatabaseError, consumer.CursorError) as problem:
         raise fail(str(problem)) from problem
     except REFUSED as problem:
         raise fail(f"the database refused ({problem}); try again with the same cursor") from problem
@@ -255,7 +261,9 @@ def workers(context: click.Context, as_json: bool) -> None:
     try:
         with reports.looking(config.place()) as database:
             running = roll.live(roll.seen(database), wall_clock_ms())
-    except reports.NoDatabaseError as problem:
+    except reports.UnreachableError as problem:
+        raise fail(str(problem), EXIT_NOT_REACHABLE) from problem
+    except (ConfigError, reports.NoDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except REFUSED as problem:
         raise fail(f"the database refused ({problem}); try again") from problem

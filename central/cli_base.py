@@ -13,7 +13,7 @@ from wire.program import EXIT_FAILED, EXIT_NOT_REACHABLE, ConfigError, read_conf
 
 from . import audit, reports
 from .config import CentralConfig
-from .database import REFUSED, Place
+from .database import REFUSED, Place, first_cause
 from .store_clock import ClockError, a_day
 
 Found = TypeVar("Found")
@@ -81,7 +81,7 @@ def within(bound: Callable[[Place], Any], config: CentralConfig, act: Callable[[
     except (ConfigError, reports.NoDatabaseError) as problem:
         raise fail(str(problem)) from problem
     except REFUSED as problem:
-        raise fail(f"the database refused ({problem}); nothing was changed, try again") from problem
+        raise fail(f"the database refused ({first_cause(problem)}); nothing was changed, try again") from problem
     except UnicodeEncodeError as problem:
         raise fail(f"what was typed is no UTF-8 text: {problem.object!r}") from problem
 

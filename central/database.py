@@ -24,9 +24,11 @@ from .lock import InUseError, Lock
 
 log = logging.getLogger("tillstream.central")
 
-REFUSED = (pw.OperationalError, pw.InternalError, pw.InterfaceError, sqlite3.OperationalError)
-"""What a database says when it will not now and may later: away, locked, full, read-only. Nothing was committed that
-is not there."""
+REFUSED = (
+    pw.OperationalError, pw.InternalError, pw.InterfaceError, pw.ProgrammingError, sqlite3.OperationalError
+)  # fmt: skip
+"""What a database says when it will not now and may later: away, locked, full, read-only, a right not granted. Nothing
+was committed that is not there."""
 UNSTORABLE = (pw.DataError, pw.IntegrityError, OverflowError, ValueError)
 """What is said of rows that it will never take."""
 
@@ -70,13 +72,16 @@ _WRITERS = (
     f" AND classid = {LOCK_CLASS} AND objid = {WRITING} AND objsubid = 2"
 )
 _DURABLE = ("on", "remote_apply")
+_NO_RIGHT = "42501"
 
 
 def first_cause(problem: BaseException) -> str:
     """Return what happened first, on one line: a ROLLBACK that found no connection stands before what broke it."""
     while problem.__context__ is not None:
         problem = problem.__context__
-    return " ".join(str(problem).split())
+    text = " ".join(str(problem).split())
+    is_right = getattr(problem, "sqlstate", None) == _NO_RIGHT
+    return f"{text}: grant the role what docs/operations.md names under Roles" if is_right else text
 
 
 class UnsafeDatabaseError(Exception):
@@ -477,11 +482,19 @@ def _login(place: Place, *, to_write: bool) -> dict[str, Any]:
         "keepalives_count": 4,
         "tcp_user_timeout": 40_000,
     }
-    if to_write and "target_session_attrs" not in place.url:
-        login["target_session_attrs"] = "read-write"  # Of several servers the one that is not a standby.
+    if "target_session_attrs" not in place.url and (to_write or _names_several(place.url)):
+        # Of several servers the one that is not a standby, also to read: what another one shows may be old.
+        login["target_session_attrs"] = "read-write" if to_write else "primary"
     if password := read_secret("", place.password_file, "database_password"):
         login["password"] = password
     return login
+
+
+def _names_several(url: str) -> bool:
+    parts = urlsplit(url)
+    words = parse_qs(parts.query)
+    hosts = [parts.netloc.rpartition("@")[2], *words.get("host", ()), *words.get("hostaddr", ())]
+    return any("," in host for host in hosts)
 
 
 def _opened(database: Sqlite | Postgres) -> Sqlite | Postgres:

@@ -50,6 +50,8 @@ class ServerFacts:
 
     url: str
     problem: str = ""
+    is_away: bool = False
+    """It does not answer, or lets nobody in."""
     version: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     """fsync, synchronous_commit and full_page_writes, as this session has them."""
@@ -116,7 +118,9 @@ def _findings(facts: Facts) -> Iterator[Finding]:
 def _server_findings(server: ServerFacts, known_schema: int) -> Iterator[Finding]:
     open_to_all = ", ".join(server.open_to_all)
     yield Finding("permissions", "error" if open_to_all else "ok", open_to_all)
-    yield Finding("integrity", "error" if server.problem else "ok", server.problem or server.url)
+    yield Finding("server_away", "error" if server.is_away else "ok", server.problem or server.url)
+    if not server.is_away:
+        yield Finding("integrity", "error" if server.problem else "ok", server.problem or server.url)
     if server.problem:
         return
     is_old = int(server.version.split(".")[0]) < SERVER_VERSION_MIN

@@ -15,9 +15,9 @@ import peewee as pw
 
 from wire import examine
 from wire.doctor import FileFacts
-from wire.program import CONFIG_DIR, EXIT_FINDINGS, ConfigError
+from wire.program import CONFIG_DIR, EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError
 
-from . import roll
+from . import reports, roll
 from .cli_base import as_json_option, configured, fail
 from .config import CentralConfig
 from .database import Place, first_cause
@@ -50,7 +50,7 @@ _SKEWS = "SELECT till_id, clock_skew_ms FROM till WHERE clock_skew_ms IS NOT NUL
 def doctor(context: click.Context, as_json: bool) -> None:
     """Check what central's promises rest on: the disk, SQLite, the clock, limits, secrets, backups. Changes nothing.
 
-    Exit code 3: something is not as it should be; what to do stands below it.
+    Exit code 3: something is not as it should be; what to do stands below it. Exit code 7: the server does not answer.
 
     \b
     Example:
@@ -64,6 +64,8 @@ def doctor(context: click.Context, as_json: bool) -> None:
     click.echo(
         examine.as_json(findings, config.language) if as_json else "\n".join(examine.told(findings, config.language))
     )
+    if any(one.code == "server_away" and one.level == "error" for one in findings):
+        sys.exit(EXIT_NOT_REACHABLE)
     if any(one.level != "ok" for one in findings):
         sys.exit(EXIT_FINDINGS)
 
@@ -92,13 +94,17 @@ def _gather(config: CentralConfig, config_path: Path) -> Facts:
 def _ask_server(place: Place, open_to_all: tuple[str, ...]) -> ServerFacts:
     facts = ServerFacts(place.url, open_to_all=open_to_all)
     try:
-        with closing(place.look(to_write=False)) as database:
+        with reports.connecting(place):
+            database = place.look(to_write=False)
+        with closing(database):
             version, *settings, is_standby, lag_s = database.run(_SERVER).fetchone()
             named = dict(zip(("fsync", "synchronous_commit", "full_page_writes"), settings, strict=True))
             return replace(
                 facts, version=version, settings=named, is_standby=is_standby, lag_s=lag_s, schema=applied(database)
             )
-    except (ConfigError, InUseError, pw.DatabaseError) as problem:
+    except reports.UnreachableError as problem:
+        return replace(facts, problem=first_cause(problem), is_away=True)
+    except (ConfigError, reports.NoDatabaseError, pw.DatabaseError) as problem:
         return replace(facts, problem=first_cause(problem))
 
 

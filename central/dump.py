@@ -6,6 +6,7 @@ server would make of it is not asked.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,11 +24,15 @@ from .database import Place, Postgres
 from .verify import NotTrustedError, Tell, Verified, verify
 
 SCHEMA = "public"
+SCRATCH = ".tillstream-verify-"
+"""How the folders begin in which dumps are verified, each beside its dump."""
 _READ = ("migration", "central", "watermark", "document", "quarantine", "held_before")
 """What is looked at to verify a dump."""
 _NUMBERS = {"id", "number", "sequence", "through", "incarnation", "starts", "in_sequence"}
 _BYTES = {"body", "digest", "body_digest", "chain_digest"}
 _COPY = re.compile(rb"COPY (?:\w+\.)?(\w+) \(([^)]+)\) FROM stdin;\n")
+_LEFT_OUT = (f"CREATE SCHEMA {SCHEMA};\n".encode(), b"SET transaction_timeout = 0;\n")
+"""What a restore does itself, and what pg_restore 17 and newer write though an older server does not know it."""
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 ROWS_AT_ONCE = 1_000
 
@@ -52,8 +57,10 @@ def _check_version(name: str, server: int) -> None:
 
 
 def _environment(place: Place) -> dict[str, str]:
+    """Return what the programs are told beside the URL: of several servers the one that is not a standby is meant."""
     password = read_secret("", place.password_file, "database_password")
-    return {**os.environ, "PGAPPNAME": place.program, **({"PGPASSWORD": password} if password else {})}
+    told = {"PGAPPNAME": place.program, "PGTARGETSESSIONATTRS": "read-write"}
+    return {**os.environ, **told, **({"PGPASSWORD": password} if password else {})}
 
 
 def dump(place: Place, database: Postgres, part: Path) -> None:
@@ -72,13 +79,25 @@ def dump(place: Place, database: Postgres, part: Path) -> None:
 def verify_dump(file: Path, tell: Tell) -> Verified:
     """Read a dump from end to end and check what is in it; raises NotTrustedError and ToolError."""
     beside = file.parent if os.access(file.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".tillstream-verify-", dir=beside) as folder:
-        scratch = Path(folder) / "scratch.db"
+    with _scratch(beside) as folder:
+        scratch = folder / "scratch.db"
         _load(file, scratch, tell)
         try:
             return verify(scratch, tell)
         except NotTrustedError as problem:
             raise NotTrustedError(str(problem).replace(str(scratch), str(file))) from problem
+
+
+@contextmanager
+def _scratch(beside: Path | None) -> Iterator[Path]:
+    """Make a folder that is gone afterwards; its lock tells the next backup that this one still works in it."""
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=beside) as folder:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield Path(folder)
+        finally:
+            os.close(descriptor)
 
 
 def _load(file: Path, scratch: Path, tell: Tell) -> None:
@@ -169,6 +188,9 @@ def put_in_place(place: Place, database: Postgres, file: Path, aside: str | None
             except BaseException:
                 process.kill()  # No COMMIT has reached it.
                 raise
+            finally:
+                with suppress(BrokenPipeError):  # Here, or the end of the process raises it in place of what was said.
+                    process.stdin.close()
         if process.returncode:
             errors.seek(0)
             raise ToolError(f"psql: {' '.join(errors.read().decode(errors='replace').split())}")
@@ -177,6 +199,5 @@ def put_in_place(place: Place, database: Postgres, file: Path, aside: str | None
 def _feed(to: IO[bytes], first: Iterable[str], file: Path, last: Iterable[str]) -> None:
     to.writelines(f"{statement};\n".encode() for statement in first)
     with _restored(file) as lines:
-        to.writelines(line for line in lines if not line.startswith(b"CREATE SCHEMA "))
+        to.writelines(line for line in lines if line not in _LEFT_OUT)  # No row is such a line.
     to.writelines(f"{statement};\n".encode() for statement in last)
-    to.close()

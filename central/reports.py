@@ -76,15 +76,22 @@ def is_there(place: Place) -> bool:
 
 
 @contextmanager
-def _bound(place: Place, *, to_write: bool) -> Iterator[Sqlite | Postgres]:
-    if place.is_file and not place.path.exists():
-        raise NoDatabaseError(f"no database at {place.path}: has `tillstream central run` been started?")
+def connecting(place: Place) -> Iterator[None]:
+    """Let NoDatabaseError or UnreachableError say why a database could not be opened."""
     try:
-        database = place.look(to_write=to_write)
+        yield
     except (InUseError, OSError) as problem:
         raise NoDatabaseError(str(problem)) from problem
     except pw.DatabaseError as problem:
         raise (_unreadable(place, problem) if place.kind == "sqlite" else _unreachable(place, problem)) from problem
+
+
+@contextmanager
+def _bound(place: Place, *, to_write: bool) -> Iterator[Sqlite | Postgres]:
+    if place.is_file and not place.path.exists():
+        raise NoDatabaseError(f"no database at {place.path}: has `tillstream central run` been started?")
+    with connecting(place):
+        database = place.look(to_write=to_write)
     # Closed by hand: peewee's own `with database` begins a deferred transaction, in which a person's change fails at
     # once when a worker commits between its first look and its first word, instead of waiting for its turn.
     with closing(database), database.bind_ctx(MODELS):

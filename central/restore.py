@@ -19,7 +19,7 @@ from typing import cast
 
 import peewee as pw
 
-from . import audit
+from . import audit, reports
 from .backup import sync
 from .database import Place, Postgres, Sqlite, a_place, first_cause
 from .dump import ToolError, put_in_place, verify_dump
@@ -83,8 +83,10 @@ def restore(where: Place | Path | str, backup: Path, note: str, at_ms: int, tell
 
 @contextmanager
 def _server(place: Place) -> Iterator[Postgres]:
+    with reports.connecting(place):
+        database = cast("Postgres", place.look(to_write=True))
     try:
-        with closing(cast("Postgres", place.look(to_write=True))) as database:
+        with closing(database):
             yield database
     except (ToolError, pw.DatabaseError) as problem:
         raise RestoreError(f"{place.url}: {first_cause(problem)}") from problem
@@ -125,8 +127,13 @@ def _last_words(backup: Path, planned: Restored, note: str, at_ms: int) -> Itera
 
 
 def _look_at_server(database: Postgres) -> Present | None:
-    """Read what the database says of itself; None if there is nothing in it yet."""
-    if not {"central", "watermark", "backup"} <= set(database.get_tables()):
+    """Read what the database says of itself; None if there is nothing in it yet. Raises RestoreError."""
+    tables = set(database.get_tables())
+    if tables and "central" not in tables:
+        raise RestoreError(
+            f"{database.place.url} holds what is not central's (table {min(tables)}): give the URL of an empty database"
+        )
+    if not {"central", "watermark", "backup"} <= tables:
         return None
     row: tuple[str, int, int] | None = database.run("SELECT central_id, incarnation, starts FROM central").fetchone()
     has_backup = database.run("SELECT count(*) FROM backup").fetchone()[0]

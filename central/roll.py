@@ -50,7 +50,14 @@ def seen(database: Sqlite | Postgres) -> list[Seen]:
 
 def live(rows: Iterable[Seen], now_ms: int) -> list[Seen]:
     """Return those that run."""
-    return [one for one in rows if now_ms - one.seen_at_ms <= LIVE_MS]
+    rows = list(rows)
+    return [one for one in rows if now_ms - one.seen_at_ms <= LIVE_MS and not any(_replaced(one, by) for by in rows)]
+
+
+def _replaced(one: Seen, by: Seen) -> bool:
+    """Say whether one ended without a word and the other took its number: it has not called since."""
+    is_later = by.number == one.number and by.process > one.process
+    return is_later and one.seen_at_ms <= by.started_at_ms + CALL_EVERY_S * 1000
 
 
 def disagreements(running: list[Seen]) -> Iterator[str]:
@@ -58,8 +65,8 @@ def disagreements(running: list[Seen]) -> Iterator[str]:
     numbers = {one.workers for one in running}
     if len(numbers) > 1:
         yield f"they were told different numbers of workers: {_named(running)}"
-    for share in dict.fromkeys((one.number, one.workers) for one in running):
-        same = [one for one in running if (one.number, one.workers) == share]
+    for number in dict.fromkeys(one.number for one in running):  # 1/2 and 1/4 log in under one name, too.
+        same = [one for one in running if one.number == number]
         if len(same) > 1:
             yield f"two have one number, and throw each other out: {_named(same)}"
     most = max(numbers, default=0)

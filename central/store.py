@@ -88,15 +88,22 @@ _HELD = (
 )
 _HISTORY = (
     "SELECT sequence, CASE WHEN body_digest IS NULL THEN body END, chain_digest FROM document"
-    " WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
-    " SELECT sequence, body, NULL FROM quarantine WHERE till_id = ? AND stream = ? AND sequence <= ? UNION ALL"
+    " WHERE till_id = ? AND stream = ? AND sequence > ? AND sequence <= ? UNION ALL SELECT sequence, body, NULL"
+    " FROM quarantine WHERE till_id = ? AND stream = ? AND sequence > ? AND sequence <= ? UNION ALL"
     " SELECT h.sequence, coalesce(CASE WHEN d.body_digest IS NULL THEN d.body END, q.body), h.chain_digest"
     " FROM held_before h"
     " LEFT JOIN document d ON (d.till_id, d.stream, d.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
     " LEFT JOIN quarantine q ON (q.till_id, q.stream, q.sequence) = (h.till_id, h.in_stream, h.in_sequence)"
-    " WHERE h.till_id = ? AND h.stream = ? AND h.sequence <= ? ORDER BY 1"
+    " WHERE h.till_id = ? AND h.stream = ? AND h.sequence > ? AND h.sequence <= ? ORDER BY 1"
 )
-"""A stream's documents in order, wherever they stand; it is named three times."""
+"""A stream's documents in order, wherever they stand; the span is named three times."""
+_KNOWN = (
+    "SELECT sequence, chain_digest FROM (SELECT sequence, chain_digest FROM document WHERE till_id = ? AND stream = ?"
+    " AND sequence <= ? AND chain_digest IS NOT NULL UNION ALL SELECT sequence, chain_digest FROM held_before"
+    " WHERE till_id = ? AND stream = ? AND sequence <= ? AND chain_digest IS NOT NULL) AS known"
+    " ORDER BY sequence DESC LIMIT 1"
+)
+"""The chain's digest where the last bytes were forgotten; the stream is named twice."""
 _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
 _VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
 _SAME_DOCUMENT = "SELECT stream, sequence, body, body_digest FROM document WHERE till_id = ? AND document_id = ?"
@@ -124,6 +131,9 @@ _NEWEST_BACKUP = "SELECT verified_at_ms FROM backup ORDER BY id DESC LIMIT 1"
 
 INSERTED_AT_ONCE = 100
 """So many documents are sent to the database while the next ones are judged."""
+
+FOLLOWED_AT_ONCE = 100
+"""So many documents of a stream are in memory while its chain is worked out."""
 
 
 def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any, ...]]:
@@ -336,19 +346,23 @@ class Store:
         return {key: (mark, key not in before) for key, mark in after.items()}
 
     def _digest_at(self, till: str, stream: str, number: int) -> bytes | None:
-        """Work out the chain's digest over what is held of a stream, None if not all of it is; reads all of it.
+        """Work out the chain's digest over what is held of a stream, None if not all of it is; reads all bytes of it.
 
         Needed only when a till that had forgotten documents went on in another stream.
         """
         mark = self._marks({till}).get((till, stream))
         if mark and mark.through == number:
             return mark.digest
-        digest, reached = chain.first(stream), 0
-        for sequence, body, known in self._run(_HISTORY, (till, stream, number) * 3):
-            if sequence != reached + 1 or (body is None and known is None):
+        reached, digest = self._run(_KNOWN, (till, stream, number) * 2).fetchone() or (0, chain.first(stream))
+        while reached < number:
+            through = min(reached + FOLLOWED_AT_ONCE, number)
+            for sequence, body, known in self._run(_HISTORY, (till, stream, reached, through) * 3).fetchall():
+                if sequence != reached + 1 or (body is None and known is None):
+                    return None
+                digest, reached = known or chain.follow(digest, body), sequence
+            if reached != through:
                 return None
-            digest, reached = known or chain.follow(digest, body), sequence
-        return digest if reached == number else None
+        return bytes(digest)
 
     def knows(self, till: str, stream: str) -> bool:
         """Say whether a stream of this till has a row."""

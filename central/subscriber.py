@@ -75,7 +75,6 @@ class Subscriber:
         self._wishes_at = now
         self._rows_at = now + config.sweep_s
         self._roll, self._roll_at = Roll(store.database, self._share, store.starts, clock_ms()), now
-        self._days = DayNotes(store.database)
         self._days_at = now + config.days_every_s if self._share.number == 1 else inf  # One looks for all.
         self._presences: dict[str, tuple[object, ...]] = {}
         self._post, self._wanted = Post(), dict[str, Wanted]()
@@ -94,6 +93,7 @@ class Subscriber:
         core = Collector(self.store.central_id, self._share.number, prefix, self.config.collector_limits(), self._rng)
         core.on_started(*self._own_rows(), self._open_tasks(), now)
         core.speech.backed_up = self._own_backed_up()
+        self._days = DayNotes(self.store.database)  # A server that crashed may give out again what it had looked at.
         return core
 
     def _own_rows(self) -> tuple[list[TillRow], list[tuple[str, Heard]]]:
@@ -151,21 +151,21 @@ class Subscriber:
                     self._post.on_link_up(now)
                     self._take_up_rows(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
-                case Disconnected(reason=reason):
+                case Disconnected(reason=reason, is_asked=is_asked):
                     self._is_linked = False
                     self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
-                    self._note_cut(now)
+                    self._note_cut(now, is_asked=is_asked)
         commands += self._open_streams(commands, now)
         commands += self._ingest(parcels, now)
         for event in received:
             self._link.acknowledge(event)
         self._run(commands, now)
 
-    def _note_cut(self, now: float) -> None:
+    def _note_cut(self, now: float, *, is_asked: bool) -> None:
         """Say what it looks like when connections end again and again soon after they begin: no broker says why."""
-        self._cuts.end(now)
-        if self._cuts.count >= CUTS_MIN:
+        self._cuts.end(now, is_asked=is_asked)
+        if self._cuts.count >= CUTS_MIN and not is_asked:
             name = f"central-{self._share.number}"
             why = f"is another process running as worker {self._share.number}? each throws the other out as {name}"
             log.error("identity_shared", extra={"also": {"cuts": self._cuts.count, "likely": why}})

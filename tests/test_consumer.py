@@ -226,6 +226,23 @@ def test_a_transaction_that_is_rolled_back_holds_nobody_up(pg_url):
     assert ids(read(pg_url)) == ["next"]
 
 
+def test_numbers_that_a_crash_of_the_server_takes_back_are_not_passed_over(pg_url):
+    """They were given out and rolled back, so nothing of it was flushed; after recovery others get them."""
+    store = a_store(pg_url)
+    store.open_streams([NewStream("a", a_stream(), ())], {}, NOW_MS)
+    first, last = a_sale(till_id="a", document_id="first"), a_sale(till_id="a", document_id="last")
+    put(store, [first])
+    with store.database.writing() as transaction:
+        store.database.run("SELECT nextval('document_id_seq') FROM generate_series(1, 66)")
+        transaction.rollback()
+    cursor = read(pg_url).cursor
+    cursor = read(pg_url, cursor).cursor
+    store.database.run("SELECT setval('document_id_seq', 1)")  # As recovery does.
+    put(store, [last], before=[first])
+    store.close()
+    assert ids(read(pg_url, cursor)) == ["last"]
+
+
 @pytest.mark.parametrize("is_careful", [True, False], ids=["waits", "reads what is there"])
 def test_with_many_writers_a_reader_sees_each_document_once(pg_url, is_careful, monkeypatch):
     """Workers commit at once, in any order, while a consumer reads on; one that does not wait skips some."""

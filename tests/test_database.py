@@ -103,11 +103,15 @@ def test_the_password_comes_from_a_file_and_stands_nowhere_else(postgres, url, t
         assert "canary" not in told.output
 
 
-def test_a_server_that_is_not_there_is_told_at_once(postgres, url):
-    """Readers and worker name the database and what libpq says."""
-    nowhere = url.replace(str(postgres.folder), "/nowhere")
-    for command in ("status", "run"):
-        told = CliRunner().invoke(central, ["--database", nowhere, command])
+def test_a_server_that_is_not_there_is_told_at_once(postgres, url, tmp_path):
+    """Every command says what libpq says, and ends with the code that a script may try again by."""
+    nowhere, file = url.replace(str(postgres.folder), "/nowhere"), tmp_path / "x.dump"
+    file.touch()
+    for command in (
+        *("status", "run", "workers", "migrate", "doctor", "documents --after 0", f"backup --to {tmp_path}"),
+        *(f"restore {file}", f"restore {file} --dry-run"),
+    ):
+        told = CliRunner().invoke(central, ["--database", nowhere, *command.split()])
         assert (told.exit_code, "connection to server on socket" in told.output) == (7, True), told.output
         assert "Traceback" not in told.output
 

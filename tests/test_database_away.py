@@ -8,13 +8,16 @@ import socket
 import threading
 
 import pytest
+from click.testing import CliRunner
 from factories import a_sale, digest_of, some_sales, wait_until
 from postgres import PASSWORD, running
 from test_subscriber import Central
 
+from central.cli import central as cli
 from wire.link import Connected, Disconnected
 
 BODIES = some_sales(6)
+REPLICATES = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on"}
 
 
 @pytest.fixture
@@ -211,10 +214,9 @@ def test_a_commit_of_which_nobody_heard_is_never_acknowledged_and_the_row_decide
 @pytest.mark.fault("F32")
 def test_a_standby_without_the_last_commits_takes_over_and_the_tills_send_them_again():
     """What the dead server had acknowledged and not handed on: the till's doorbell is ahead, it is asked, it sends."""
-    replicates = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on"}
-    with running(**replicates) as first:
+    with running(**REPLICATES) as first:
         name = first.new_database().split("@")[1].split("?")[0].strip("/")
-        with running(copy_of=first, **replicates) as second:
+        with running(copy_of=first, **REPLICATES) as second:
             hosts = f"host={first.folder},{second.folder}&port={first.port},{second.port}"
             central = Central(f"postgresql://tillstream@/{name}?{hosts}")
             begin(central)
@@ -239,6 +241,42 @@ def test_a_standby_without_the_last_commits_takes_over_and_the_tills_send_them_a
             send_rest(central, 131.0)
             assert central.documents() == 6
             central.store.close()
+
+
+def test_days_are_looked_at_anew_after_a_server_that_gives_out_numbers_again(postgres, central):
+    """A crash or a failover sets the numbers back: what gets one that was looked at is looked at all the same."""
+    central.shell.tick(6.0)
+    central.store.database.run("DELETE FROM document WHERE sequence > 1")
+    central.store.database.run("UPDATE watermark SET through = 1, digest = ?", (digest_of(BODIES[:1]),))
+    central.store.database.run("SELECT setval('document_id_seq', 1)")
+    terminate_all(postgres)
+    central.shell.tick(12.0)
+    other_day = [a_sale("other", business_day="2026-01-02")]
+    say_all_again(central, 13.0)
+    central.shell.handle_all([central.sales(other_day, before=BODIES[:1])], 14.0)
+    central.shell.tick(20.0)
+    assert ("2026-01-02",) in central.store.database.run("SELECT business_day FROM day").fetchall()
+
+
+def test_of_several_servers_the_one_that_is_no_standby_is_asked_whoever_asks(tmp_path):
+    """Named last it is still the one that people read, that is dumped, and in which a dump is put in place."""
+    with running(**REPLICATES) as first, running(copy_of=first, **REPLICATES) as standby:
+        name = first.new_database().split("@")[1].split("?")[0].strip("/")
+        hosts = f"host={standby.folder},{first.folder}&port={standby.port},{first.port}"
+        central = Central(f"postgresql://tillstream@/{name}?{hosts}")
+        begin(central)
+        central.store.close()
+        assert wait_until(lambda: standby.run("SELECT count(*) FROM document", name) == [(3,)])
+
+        def run(*arguments):
+            return CliRunner().invoke(cli, ["--database", central.store.database.place.url, *arguments])
+
+        for arguments in (["documents", "--after", "0"], ["status"], ["backup", "--to", str(tmp_path)]):
+            done = run(*arguments)
+            assert done.exit_code == 0, done.output
+        done = run("restore", str(*tmp_path.iterdir()))
+        assert done.exit_code == 0, done.output
+        assert first.run("SELECT incarnation, (SELECT count(*) FROM document) FROM central", name) == [(2, 3)]
 
 
 def test_a_document_of_another_till_in_the_same_moment_is_not_lost_with_it(postgres, central):

@@ -48,7 +48,7 @@ SERVER = ServerFacts(
     "postgresql:///x", version="15.18 (Debian)", schema=4,
     settings={"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"},
 )  # fmt: skip
-OF_SERVERS = ("server_version", "standbys")
+OF_SERVERS = ("server_away", "server_version", "standbys")
 OF_FILES = ("sqlite_version", "file_system", "disk_free")
 TILL_FACTS = at_till.Facts(
     file=FILE,
@@ -204,7 +204,8 @@ def test_a_server_is_asked_for_other_things_than_a_file():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"problem": "connection refused"}, {"integrity": "error"}),
+        ({"problem": "connection refused", "is_away": True}, {"server_away": "error"}),
+        ({"problem": "no such table"}, {"integrity": "error"}),
         ({"version": "12.22"}, {"server_version": "warning"}),
         ({"settings": {**SERVER.settings, "fsync": "off"}}, {"durability": "error"}),
         ({"settings": {**SERVER.settings, "synchronous_commit": "off"}}, {"durability": "error"}),
@@ -354,7 +355,7 @@ def test_centrals_doctor_asks_the_server(postgres, tmp_path):
     found = found_by(at(central, "--database", url, DATABASE_PASSWORD_FILE=secret))
     assert found == {"permissions": "error"}
     away = at(central, "--database", url.replace(f"port={postgres.port}", "port=1"))
-    assert found_by(away) == {"integrity": "error"}
+    assert (away.exit_code, found_by(away)) == (7, {"server_away": "error"})
 
 
 @pytest.mark.fault("F39")

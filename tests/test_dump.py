@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -18,6 +19,7 @@ from central import backup, reports
 from central.backup import BackupError
 from central.batch import NewStream
 from central.cli import central
+from central.dump import SCRATCH, verify_dump
 from central.lock import InUseError
 from central.models import Audit
 from central.restore import RestoreError, plan, restore
@@ -97,6 +99,21 @@ def test_documents_that_are_not_there_or_not_the_same_are_found_in_the_dump(url,
         assert store.backed_up().of(TILL, a_stream()) == 0
 
 
+def test_what_a_killed_backup_had_unpacked_is_removed_by_the_next_one(url, tmp_path):
+    """It is as large as the dump's rows; a folder in which somebody still verifies is left alone."""
+    left, seen = tmp_path / f"{SCRATCH}left", []
+    left.mkdir()
+    (left / "scratch.db").write_bytes(b"half")
+
+    def back_up(what, *_):
+        if what == "checking pages":
+            made_in(tmp_path, url, 9, NOW_MS + 1)
+            seen.extend(tmp_path.glob(f"{SCRATCH}*"))
+
+    verify_dump(made_in(tmp_path, url).path, back_up)
+    assert (left.exists(), len(seen)) == (False, 1)
+
+
 @pytest.mark.parametrize("damage", ["cut", "torn", "another"])
 def test_a_dump_that_is_damaged_is_not_trusted(url, tmp_path, damage):
     """Cut off, bytes turned over, or no dump at all: nothing is restored, and the text names the file."""
@@ -170,6 +187,30 @@ def test_a_dump_goes_into_a_new_server_that_has_nothing_yet(url, postgres, tmp_p
         assert store.ingest([a_parcel([a_sale("later")], before=BODIES)], {}, NOW_MS)[0].kind == "advanced"
 
 
+def test_a_newer_pg_restore_speaks_to_an_older_server(url, tmp_path, monkeypatch):
+    """It sets what this server does not know; that word is left out, and no row that looks like it."""
+    for statement in ("INSERT INTO store VALUES ('{0}', 'UTC', '')", "INSERT INTO day VALUES ('{0}', '', '', 0)"):
+        look(url, statement.format("CREATE SCHEMA public;"))
+    path, program, before = made_in(tmp_path, url).path, tmp_path / "pg_restore", rows(url)
+    program.write_text(f"#!/bin/sh\necho 'SET transaction_timeout = 0;'\nexec {shutil.which('pg_restore')} \"$@\"\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    restore(url, path, "", NOW_MS, silent)
+
+    assert (rows(url)["day"], len(look(url, "SELECT * FROM store"))) == (before["day"], 1)
+
+
+def test_a_database_of_another_application_is_no_place_for_a_backup(url, postgres, tmp_path):
+    """Its tables stay where they are: a URL that is mistyped costs nobody a schema."""
+    path, other = made_in(tmp_path, url).path, postgres.empty_database()
+    look(other, "CREATE TABLE orders (id INTEGER)")
+    for act in (plan, lambda *where: restore(*where[:2], "", NOW_MS, silent)):
+        with pytest.raises(RestoreError, match="not central's \\(table orders\\)"):
+            act(other, path, silent)
+
+    assert look(other, "SELECT count(*) FROM orders") == [(0,)]
+
+
 def test_nothing_is_restored_while_somebody_has_the_database_open(url, tmp_path):
     """A dry run may be made at any time, and says what tills may have forgotten."""
     path = made_in(tmp_path, url).path
@@ -192,6 +233,23 @@ def test_a_backup_of_another_central_is_refused(url, tmp_path):
         restore(url, path, "", NOW_MS, silent)
 
 
+def test_what_the_server_says_no_to_is_told_in_its_words(url, postgres, tmp_path):
+    """However much was still to be said to psql: a role that does not own the schema hears so."""
+    note = "SELECT 0, '', '', '', repeat('x', 9999) FROM generate_series(1, 99)"  # Much more than a pipe takes.
+    look(url, f"INSERT INTO audit (at_ms, who, action, object, note) {note}")
+    path, new = made_in(tmp_path, url).path, postgres.empty_database()
+    name = new.split("@/")[1].split("?")[0]
+    postgres.run("CREATE ROLE clerk LOGIN")
+    postgres.run(f"ALTER DATABASE {name} OWNER TO clerk")
+    postgres.run("ALTER SCHEMA public OWNER TO tillstream", name)
+    done = run(new.replace("tillstream@", "clerk@"), "restore", path)
+
+    assert (done.exit_code, "must be owner of schema public" in done.stderr) == (1, True), done.output
+    assert postgres.run("SELECT count(*) FROM pg_class WHERE relname = 'central'", name) == [(0,)]
+    postgres.drop(new)
+    postgres.run("DROP ROLE clerk")
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -209,7 +267,6 @@ def feed(to, first, file, last):
             if left == 0:
                 to.flush()
                 os._exit(9)
-        def close(self): to.close()
     restored(Cut(), first, file, last)
 dump._feed = feed
 restore.restore(sys.argv[1], Path(sys.argv[2]), "", 1, lambda *_: None)

@@ -333,7 +333,7 @@ def test_a_connection_may_be_made_anew_on_purpose(linked):
     expect(events, Connected)
     link.reconnect("the database refused")
 
-    assert Disconnected(1, "the database refused") == expect(events, Disconnected)
+    assert Disconnected(1, "the database refused", is_asked=True) == expect(events, Disconnected)
     assert Connected(2) == expect(events, Connected)
 
 

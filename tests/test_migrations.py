@@ -13,12 +13,16 @@ import pytest
 from click.testing import CliRunner
 from databases import look
 from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales
+from test_subscriber import Central
 
 from central.batch import NewStream
 from central.cli import central
 from central.database import Place
+from central.day_notes import DayNotes
 from central.migrations import MIGRATIONS, NewerSchemaError, migrate
 from central.models import MODELS
+from central.roll import Roll
+from central.share import Share
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = """
@@ -193,24 +197,68 @@ def test_the_command_makes_the_tables_and_says_so(empty_url):
     a_store(empty_url).close()
 
 
-def test_a_worker_needs_no_right_to_change_tables(postgres):
-    """The owner migrates; the worker reads and writes rows, and a schema that is not up to date is told."""
+@pytest.fixture
+def roles(postgres):
+    """Return the URLs of a migrated database for its owner and for a worker and a reader without any right yet."""
     url = postgres.empty_database()
-    writer = url.replace("tillstream@", "writer@")
-    look(url, "DROP ROLE IF EXISTS writer")
-    look(url, "CREATE ROLE writer LOGIN")
-    told = CliRunner().invoke(central, ["--database", writer, "run"])
+    for role in ("worker", "reader"):
+        look(url, f"CREATE ROLE {role} LOGIN")
+    yield url, *(url.replace("tillstream@", f"{role}@") for role in ("worker", "reader"))
+    for role in ("worker", "reader"):
+        look(url, f"DROP OWNED BY {role}")
+        look(url, f"DROP ROLE {role}")
+    postgres.drop(url)
+
+
+def grant_as_told(url):
+    """Give the rights that the documentation names, by its own words."""
+    block = (ROOT / "docs" / "operations.md").read_text("utf-8").split("**Roles.**")[1].split("```sql\n")[2]
+    for statement in block.split("```")[0].split(";"):
+        if statement.strip():
+            look(url, statement)
+
+
+def test_a_worker_needs_no_right_to_change_tables(roles):
+    """The owner migrates; the worker reads and writes rows, and a schema that is not up to date is told."""
+    url, worker, reader = roles
+    told = CliRunner().invoke(central, ["--database", worker, "run"])
     assert (told.exit_code, "permission denied" in told.output) == (7, True), told.output
     CliRunner().invoke(central, ["--database", url, "migrate"])
-    look(url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer")
-    look(url, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO writer")
+    grant_as_told(url)
 
-    with closing(a_store(writer)) as store:
+    with closing(a_store(worker)) as store:
         for stream in (1, 2, 1):
             store.open_streams([NewStream(TILL, a_stream(stream), ())], {}, NOW_MS)
         assert store.ingest([a_parcel(some_sales(3))], {}, NOW_MS)[0].kind == "advanced"
-    look(url, "DROP OWNED BY writer")
-    look(url, "DROP ROLE writer")
+        DayNotes(store.database).note_days(NOW_MS, 1)
+        Roll(store.database, Share(1, 1), 1, NOW_MS).call(NOW_MS)
+    for asked in (["documents", "--after", "0"], ["status"], ["tills"], ["days", "--store", ""]):
+        told = CliRunner().invoke(central, ["--database", reader, *asked])
+        assert told.exit_code == 0, told.output
+
+
+def test_a_right_that_is_missing_is_named_and_the_worker_goes_on_when_it_is_granted(roles):
+    """No traceback and no end: a worker waits as for a server that is away; a command says what to grant."""
+    url, worker, reader = roles
+    CliRunner().invoke(central, ["--database", url, "migrate"])
+    grant_as_told(url)
+    look(url, "REVOKE SELECT ON document_id_seq FROM worker, reader")
+    look(url, "REVOKE INSERT ON audit FROM worker")
+    one = Central(worker, days_every_s=1.0)
+    with closing(one.store):
+        one.store.open_streams([NewStream(TILL, a_stream(), ())], {}, NOW_MS)
+        one.shell.tick(2.0)
+        assert "permission denied for sequence document_id_seq: grant the role what" in one.link.reconnects[-1]
+        look(url, "GRANT SELECT ON document_id_seq TO worker")
+        one.shell.tick(60.0)
+        assert len(one.link.reconnects) == 1, one.link.reconnects
+
+    told = CliRunner().invoke(central, ["--database", reader, "documents", "--after", "0"])
+    assert (told.exit_code, "permission denied for sequence" in told.output) == (1, True), told.output
+    told = CliRunner().invoke(central, ["--database", worker, "tills", "park", TILL, "--note", "x"])
+    assert (told.exit_code, "permission denied for table audit: grant the role" in told.output) == (1, True), (
+        told.output
+    )
 
 
 @pytest.mark.fault("F39")

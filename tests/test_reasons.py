@@ -259,7 +259,7 @@ def test_the_till_explains_itself_by_the_same_list(facts, code, detail):
 
 @pytest.mark.fault("F16")
 def test_connections_that_end_soon_are_counted_for_a_while():
-    """Four in twenty minutes are a sign; one that lived long, or was never made, counts not at all."""
+    """Four in twenty minutes are a sign; one that lived long, was never made, or asked to end, counts not at all."""
     cuts = Cuts()
     for at in (0, 100, 200, 300):
         cuts.begin(at)
@@ -269,6 +269,9 @@ def test_connections_that_end_soon_are_counted_for_a_while():
 
     cuts.begin(400)
     cuts.end(700)
+    cuts.begin(701)
+    cuts.end(702, is_asked=True)
+    cuts.end(703)
     assert cuts.count == 4
     cuts.forget(1249)
     assert cuts.count == 4

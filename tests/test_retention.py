@@ -130,6 +130,14 @@ def test_a_till_that_forgot_documents_and_was_made_anew_gets_no_false_gap(store)
     assert store.database.run("SELECT first, last FROM gap").fetchall() == [(1, 4)]
 
 
+def test_what_is_forgotten_is_not_read_to_follow_what_is_not(store):
+    """The chain is worked out from the newest digest that was kept, not from the stream's beginning."""
+    forgotten(store)
+    store.database.run("DELETE FROM document WHERE sequence < 5")
+    assert store._digest_at(TILL, a_stream(), 10) == digest_of([*OLD, *NEW][:10])
+    assert store._digest_at(TILL, a_stream(), 4) is None
+
+
 def test_a_renumbered_stream_is_proven_by_bytes_that_are_gone_where_they_stood(store, tmp_path):
     """The newer stream first: its first numbers are documents of the older one."""
     stream = a_stream(2)

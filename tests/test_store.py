@@ -23,6 +23,7 @@ from factories import (
 )
 
 from central.batch import Heard, Mark, NewStream, OpenTask
+from central.store import FOLLOWED_AT_ONCE
 from wire import chain
 from wire.messages import History, Quarantined
 
@@ -343,6 +344,39 @@ def test_a_history_is_followed_through_documents_that_stand_under_older_numbers(
     assert store._digest_at(TILL, a_stream(2), 3) == digest_of(bodies, a_stream(2))
     store.database.execute_sql("DELETE FROM document WHERE document_id = 'd2'")
     assert store._digest_at(TILL, a_stream(2), 3) is None
+
+
+def test_a_long_history_is_followed_a_few_documents_at_a_time(store, monkeypatch):
+    """A till's whole stream has no place in memory; the pages meet, and a hole at their edge is seen."""
+    bodies = some_sales(2 * FOLLOWED_AT_ONCE + 3)
+    opened(store)
+    store.ingest([a_parcel(bodies)], {}, NOW_MS)
+    real, sizes = store._run, []
+
+    def run(*statement):
+        cursor = real(*statement)
+        fetched = cursor.fetchall()
+        sizes.append(len(fetched))
+        return Fetched(fetched)
+
+    monkeypatch.setattr(store, "_run", run)
+    for number in (0, 1, FOLLOWED_AT_ONCE, FOLLOWED_AT_ONCE + 1, 2 * FOLLOWED_AT_ONCE, len(bodies) - 1):
+        assert store._digest_at(TILL, a_stream(), number) == digest_of(bodies[:number]), number
+    assert store._digest_at(TILL, a_stream(), len(bodies) + 1) is None
+    assert max(sizes) == FOLLOWED_AT_ONCE
+    store.database.run("DELETE FROM document WHERE sequence = ?", (FOLLOWED_AT_ONCE,))
+    assert store._digest_at(TILL, a_stream(), FOLLOWED_AT_ONCE) is None
+    assert store._digest_at(TILL, a_stream(), FOLLOWED_AT_ONCE + 1) is None
+
+
+class Fetched(list):
+    """What a statement brought, all of it at once."""
+
+    def fetchall(self):
+        return self
+
+    def fetchone(self):
+        return self[0] if self else None
 
 
 def test_a_head_that_another_process_passed_is_settled_by_the_documents(store):

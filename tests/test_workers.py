@@ -189,6 +189,14 @@ def test_two_processes_with_one_number_are_told_what_it_looks_like(worker, caplo
     assert f"central-{worker_of(TILL, 2)}" in told[0].also["likely"]
 
 
+def test_connections_that_the_worker_itself_made_anew_are_no_sign_of_another_one(worker, caplog):
+    """Its database refused again and again: it is told everything anew each time."""
+    for number in range(6):
+        worker.shell.handle_all([Connected(number), Disconnected(number, "refused", is_asked=True)], number * 10.0)
+
+    assert "identity_shared" not in caplog.messages
+
+
 # -- Whether they agree ------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +217,10 @@ def running(number, workers, process=1, seen_at_ms=NOW_MS):
         ),
         (
             [running(1, 1), running(1, 2, 2), running(2, 2, 3)],
-            [f"they were told different numbers of workers: {running(1, 1)}, {running(1, 2, 2)}, {running(2, 2, 3)}"],
+            [
+                f"they were told different numbers of workers: {running(1, 1)}, {running(1, 2, 2)}, {running(2, 2, 3)}",
+                f"two have one number, and throw each other out: {running(1, 1)}, {running(1, 2, 2)}",
+            ],
         ),
     ],
 )
@@ -225,23 +236,36 @@ def test_who_was_not_seen_for_long_does_not_run():
     assert [one.number for one in roll.live(rows, NOW_MS)] == [1]
 
 
-def called(url, worker, process):
+CALL_MS = roll.CALL_EVERY_S * 1000
+
+
+def test_a_killed_worker_does_not_run_beside_the_one_that_took_its_number():
+    """Its row says nothing new; one that goes on calling beside the newer one does run, and that is told."""
+    newer = roll.Seen(2, 1, 1, "host-a", 50, NOW_MS + 2000, NOW_MS + 2000)
+    killed, alive = (running(1, 1, seen_at_ms=NOW_MS + late_ms) for late_ms in (0, 2001 + CALL_MS))
+
+    assert roll.live([killed, newer], NOW_MS + 2000) == [newer]
+    assert roll.live([alive, newer], NOW_MS + 2001 + CALL_MS) == [alive, newer]
+
+
+def called(url, worker, process, late_ms=0):
     with closing(a_store(url)) as store:
-        return roll.Roll(store.database, Share.parse(worker), process, NOW_MS).call(NOW_MS)
+        return roll.Roll(store.database, Share.parse(worker), process, NOW_MS).call(NOW_MS + late_ms)
 
 
 def test_each_worker_is_told_what_is_wrong_once(central_url):
     """Two on two databases' kinds: the second one with another n hears of the first."""
-    assert called(central_url, "1/1", 1) == ()
-    told = called(central_url, "1/2", 2)
+    assert called(central_url, "1/1", 1, 1 + CALL_MS) == ()
+    told = called(central_url, "1/2", 2, 1 + CALL_MS)
     assert [one.split(":")[0] for one in told] == [
         "they were told different numbers of workers",
+        "two have one number, and throw each other out",
         "nobody answers for the tills of 2/2",
     ]
 
     with closing(a_store(central_url)) as store:
         one = roll.Roll(store.database, Share(2, 2), 3, NOW_MS)
-        assert len(one.call(NOW_MS)) == 1
+        assert len(one.call(NOW_MS)) == 2
         assert one.call(NOW_MS) == ()
         one.leave()
         assert [row.process for row in roll.seen(store.database)] == [1, 2]

@@ -28,9 +28,9 @@ class Cuts:
         """Note that a connection is up."""
         self._begun_at = now
 
-    def end(self, now: float) -> None:
-        """Note that there is none any more; one that could not be made was not cut."""
-        if self._begun_at is not None and now - self._begun_at < SETTLED_S:
+    def end(self, now: float, *, is_asked: bool = False) -> None:
+        """Note that there is none any more; one that could not be made, or was asked to end, was not cut."""
+        if self._begun_at is not None and now - self._begun_at < SETTLED_S and not is_asked:
             self._at.append(now)
         self._begun_at = None
         self.forget(now)

@@ -59,6 +59,12 @@ _CHECKS = (
         "Run one worker on this database only, or upgrade SQLite to 3.51.3 or newer.",
     ),
     Check(
+        "server_away", "central",
+        "The database's server does not answer, or lets nobody in: {detail}",
+        "Start the server, or mend the way to it, its pg_hba.conf or the password. Nothing is lost: tills keep what"
+        " is not stored.",
+    ),
+    Check(
         "server_version", "central",
         "This PostgreSQL no longer gets corrections, or never ran here: {detail}",
         "Upgrade the server to a version that its makers still support (13 or newer).",

@@ -41,11 +41,13 @@ class Disconnected:
     """The connection ended, or could not be made; the reason is for people.
 
     ``is_refused``: one of the two does not believe the other, or it may not do here what it must. Waiting mends none.
+    ``is_asked``: this program wanted it to end.
     """
 
     generation: int
     reason: str
     is_refused: bool = False
+    is_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +237,12 @@ class Connection:
         if received.mid and received.generation == self.generation:
             self.client.ack(received.mid, QOS)
 
-    def end(self, reason: str, *, is_refused: bool = False) -> None:
+    def end(self, reason: str, *, is_refused: bool = False, is_asked: bool = False) -> None:
         """Report the end once, whoever sees it first."""
         if not self.ended.is_set():
             self.is_up = False
             self.ended.set()
-            self._deliver(Disconnected(self.generation, reason, is_refused), 0)
+            self._deliver(Disconnected(self.generation, reason, is_refused, is_asked), 0)
 
     def _on_socket_open(self, _client: Client, _userdata: Any, sock: Any) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Not every socket (TLS wrappers, tests) has these options.
@@ -350,7 +352,7 @@ class Link:
     def reconnect(self, reason: str) -> None:
         """End the present connection and make a new one: whoever has something to say says it again."""
         if connection := self._connection:
-            connection.end(reason)
+            connection.end(reason, is_asked=True)
 
     def stop(self) -> None:
         """Disconnect cleanly (no will) and end the thread."""
