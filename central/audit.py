@@ -27,9 +27,14 @@ def a_note(text: str) -> str:
     return note
 
 
-def record(action: str, object_: str, note: str, at_ms: int) -> None:
-    """Write one row, in the transaction of what it tells of."""
-    Audit.create(at_ms=at_ms, who=who(), action=action, object=object_, note=a_note(note))
+def record(action: str, object_: str, note: str, at_ms: int) -> int:
+    """Write one row, in the transaction of what it tells of, and return its number."""
+    return int(Audit.create(at_ms=at_ms, who=who(), action=action, object=object_, note=a_note(note)).id)
+
+
+def go_on(number: int, object_: str) -> None:
+    """Say in a row how far what it tells of has come, in the transaction of that."""
+    Audit.update(object=object_).where(Audit.id == number).execute()
 
 
 def listed(most: int) -> list[dict[str, Any]]:

@@ -10,14 +10,14 @@ stream first, because the numbers of a renumbered one are proven by bytes that s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wire import chain
 
 from .batch import body_digest_of
-from .database import Postgres, Sqlite
+from .database import REFUSED, Postgres, Sqlite
 from .shift_sums import essence
 from .verify import Tell
 
@@ -52,6 +52,13 @@ class Forgotten:
     """Streams in which a number is missing: what lies behind it is kept until it is there, or for good."""
 
 
+class HaltedError(Exception):
+    """The database refused in the middle; the cause says why, ``done`` what was forgotten by then."""
+
+    def __init__(self, done: Forgotten) -> None:
+        self.done = done
+
+
 @dataclass(slots=True)
 class _Place:
     """How far a stream is forgotten, and the chain's digest there; None where the chain cannot be followed."""
@@ -63,16 +70,34 @@ class _Place:
     is_at_end: bool = False
 
 
-def forget(database: Sqlite | Postgres, before_ms: int, batch: int, tell: Tell, *, dry_run: bool = False) -> Forgotten:
-    """Forget the bytes of documents that were received before a time; each batch is one short transaction."""
+def forget(
+    database: Sqlite | Postgres,
+    before_ms: int,
+    batch: int,
+    tell: Tell,
+    note: Callable[[Forgotten], None],
+    *,
+    dry_run: bool = False,
+) -> Forgotten:
+    """Forget the bytes of documents that were received before a time; each batch is one short transaction.
+
+    ``note`` hears in each of them what is forgotten by its end. Raises HaltedError.
+    """
     done = Forgotten()
-    streams = database.run(_STREAMS).fetchall()
-    for number, (till, stream) in enumerate(streams):
-        tell("looking at streams", number, len(streams))
-        place = _begin(database, till, stream)
-        while not place.is_at_end:
-            with database.writing():
-                _forget_some(database, place, before_ms, batch, done, dry_run=dry_run)
+    try:
+        streams = database.run(_STREAMS).fetchall()
+        for number, (till, stream) in enumerate(streams):
+            tell("looking at streams", number, len(streams))
+            place = _begin(database, till, stream)
+            while not place.is_at_end:
+                found = replace(done)
+                with database.changing():
+                    _forget_some(database, place, before_ms, batch, found, dry_run=dry_run)
+                    if found.documents > done.documents and not dry_run:
+                        note(found)
+                done = found
+    except REFUSED as problem:
+        raise HaltedError(done) from problem
     return done
 
 

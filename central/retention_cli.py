@@ -11,8 +11,9 @@ from wire.program import EXIT_USAGE
 
 from . import audit, reports
 from .cli_base import Progress, as_json_option, configured, fail, note_option, within
+from .database import first_cause
 from .models import Document
-from .retention import Forgotten, forget
+from .retention import Forgotten, HaltedError, forget
 from .service import wall_clock_ms
 
 DAY_MS = 86_400_000
@@ -47,16 +48,31 @@ def retention(context: click.Context, days: float | None, dry_run: bool, note: s
     now_ms = wall_clock_ms()
     before_ms = now_ms - round(days * DAY_MS)
 
+    row: list[int] = []
+
+    def tell_of(done: Forgotten) -> None:
+        told = f"{done.documents} documents older than {days:g} days"
+        if row:
+            audit.go_on(row[0], told)
+        else:
+            row.append(audit.record("retention", told, note, now_ms))
+
     def act() -> Forgotten:
         database = Document._meta.database  # noqa: SLF001 -- peewee's documented way to a model's database
-        done = forget(database, before_ms, config.retention_batch_rows, Progress().tell, dry_run=dry_run)
-        if done.documents and not dry_run:
-            with database.changing():
-                audit.record("retention", f"{done.documents} documents older than {days:g} days", note, now_ms)
-        return done
+        return forget(database, before_ms, config.retention_batch_rows, Progress().tell, tell_of, dry_run=dry_run)
 
-    done = within(reports.at_work, config, act)
+    try:
+        done = within(reports.at_work, config, act)
+    except HaltedError as problem:
+        raise fail(_halted(problem)) from problem
     click.echo(json.dumps({**asdict(done), "dry_run": dry_run}) if as_json else _tell(done, days, dry_run))
+
+
+def _halted(problem: HaltedError) -> str:
+    why = first_cause(problem)
+    return (
+        f"the database refused ({why}); the bytes of {problem.done.documents} documents are gone: run it again to go on"
+    )
 
 
 def _tell(done: Forgotten, days: float, dry_run: bool) -> str:

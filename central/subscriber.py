@@ -301,9 +301,7 @@ class Subscriber:
         Until the database can be read again, what comes is dropped: the connection is then made anew, and all of it
         is said again. Where the disk itself failed, nothing more is asked of this database: the program ends.
         """
-        if is_disk_failure(problem):
-            raise problem
-        log.error("database_refused", extra={"also": {"error": first_cause(problem)}})
+        _tell_refusal(problem)
         self._link.reconnect(f"the database refused: {first_cause(problem)}")
         self._open_again(now)
 
@@ -449,10 +447,22 @@ class Subscriber:
         )
 
     def stop(self) -> None:
-        """Say goodbye and write what has been heard; the link may be stopped after it."""
+        """Say goodbye and write what has been heard, if the database takes it; the link may be stopped after it."""
         self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=False))
-        self._write_presences()
-        self._roll.leave()
+        if self._begin_at is not None:
+            return
+        try:
+            self._write_presences()
+            self._roll.leave()
+        except REFUSED as problem:
+            _tell_refusal(problem)
+
+
+def _tell_refusal(problem: Exception) -> None:
+    """Say that the database refused; raise what it refused for if that is the disk: nothing more is asked of it."""
+    if is_disk_failure(problem):
+        raise problem
+    log.error("database_refused", extra={"also": {"error": first_cause(problem)}})
 
 
 def _log_outcome(outcome: Outcome) -> None:

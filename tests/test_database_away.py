@@ -9,12 +9,14 @@ import threading
 
 import pytest
 from click.testing import CliRunner
-from factories import a_sale, digest_of, some_sales, wait_until
+from factories import a_greeting, a_sale, digest_of, some_sales, wait_until
 from postgres import PASSWORD, running
 from test_subscriber import Central
 
 from central.cli import central as cli
+from wire import codec, topics
 from wire.link import Connected, Disconnected
+from wire.messages import CentralPresence
 
 BODIES = some_sales(6)
 REPLICATES = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on"}
@@ -124,6 +126,24 @@ def test_a_database_that_only_reads_is_waited_for(postgres, central, url):
     say_all_again(central, 61.0)
     send_rest(central, 62.0)
     assert central.documents() == 6
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["unnoticed", "waits for it"])
+def test_a_worker_that_is_told_to_stop_while_the_server_is_away_says_goodbye_and_stops(postgres, central, waits):
+    """What it could not write is shown again by the tills; the will is not needed, and nothing ends in a traceback."""
+    central.shell.handle_all([central.presence(a_greeting())], 0.5)
+    postgres.stop()
+    try:
+        if waits:
+            central.shell.tick(1.0)
+        assert (central.shell._begin_at is not None) == waits
+        central.shell.stop()
+        central.store.close()
+    finally:
+        postgres.start()
+
+    (last,) = central.link.payloads(topics.CENTRAL_PRESENCE.of(worker=1))
+    assert not codec.decode(CentralPresence, last).online
 
 
 # -- A commit of which nobody heard ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ OLD, NEW = [*some_sales(5), BAD, *some_sales(2, first=6)], some_sales(3, first=8
 
 
 def silent(*_):
-    """Hear of progress and say nothing."""
+    """Hear of something and say nothing."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def store(central_url):
 
 
 def forgotten(store, batch=3, **options):
-    return forget(store.database, BEFORE_MS, batch, silent, **options)
+    return forget(store.database, BEFORE_MS, batch, silent, silent, **options)
 
 
 def bodies(store):
@@ -160,7 +160,7 @@ def test_a_day_is_as_complete_as_it_was(central_url):
         Till(store).shift().verify()
         before = days.store_day(STORE, DAY, NOON_MS + 2 * DAY_MS)
         assert before.state == "complete"
-        assert forget(store.database, NOON_MS + 9 * DAY_MS, 4, silent).documents > 3
+        assert forget(store.database, NOON_MS + 9 * DAY_MS, 4, silent, silent).documents > 3
         assert days.store_day(STORE, DAY, NOON_MS + 2 * DAY_MS) == before
 
 
@@ -191,3 +191,27 @@ def test_the_command_says_what_it_did_and_leaves_an_audit_row(store, central_url
         assert reports.document_bytes("d1") == []
         assert len(reports.document_bytes("d9")) == 1
     assert look(central_url, "SELECT action FROM audit") == [("retention",)]
+
+
+MALFORMED = {
+    "sqlite": "CREATE TRIGGER full BEFORE UPDATE ON document WHEN new.document_id = 'd5' BEGIN SELECT json('{{'); END",
+    "postgresql": "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " RAISE disk_full USING MESSAGE = 'no room'; END $$; CREATE TRIGGER full_disk BEFORE UPDATE ON document"
+    " FOR EACH ROW WHEN (new.document_id = 'd5') EXECUTE FUNCTION full_disk()",
+}
+"""What makes the database refuse in the middle."""
+
+
+def test_what_a_retention_that_was_refused_had_forgotten_is_told_and_in_the_audit(store, central_url, monkeypatch):
+    """Bytes that are gone are never called unchanged; who did it stands there from the first batch on."""
+    monkeypatch.setattr("central.retention_cli.wall_clock_ms", lambda: NOW_MS)
+    store.database.run(MALFORMED[store.database.kind])
+    environment = {"TILLSTREAM_RETENTION_BATCH_ROWS": "3"}
+    asked = ["--database", central_url, "retention", "--older-than", "365", "--note", "over"]
+    done = CliRunner().invoke(central, asked, env=environment)
+
+    assert (done.exit_code, "the bytes of 3 documents are gone" in done.stderr) == (1, True), done.output
+    assert "nothing was changed" not in done.stderr
+    audit = "SELECT action, object, note FROM audit ORDER BY id"
+    assert look(central_url, audit) == [("retention", "3 documents older than 365 days", "over")]
+    assert sum(b'"lines"' not in body for name, body in bodies(store).items() if name != "bad") == 3
