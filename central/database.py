@@ -39,6 +39,9 @@ insert a document, from its first statement to its end; alone by what a person d
 So a reader that has seen the last id handed out needs only wait for those who hold ``WRITING`` at that moment: what
 they have not committed then, nobody will. And a worker that knows the newest audit row has missed none."""
 
+TABLE_WAIT_MAX_S = 2.0
+"""So long a change of the schema waits at most for a table that somebody reads, and all others behind it."""
+
 Kind = Literal["sqlite", "postgresql"]
 _WORDS = {
     "sqlite": {
@@ -77,6 +80,11 @@ def first_cause(problem: BaseException) -> str:
     while problem.__context__ is not None:
         problem = problem.__context__
     return " ".join(str(problem).split())
+
+
+def is_held_up(problem: BaseException) -> bool:
+    """Say whether a statement gave up its wait for what another transaction has locked (PostgreSQL)."""
+    return getattr(problem.__context__, "sqlstate", None) == "55P03"
 
 
 class UnsafeDatabaseError(Exception):
@@ -456,10 +464,15 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         return self.atomic(f"; SELECT pg_advisory_{alone}; SELECT pg_advisory_{shared}")
 
     def alone(self) -> Any:
-        """Return a transaction beside which no other one changes the schema, nor the row that names central."""
+        """Return a transaction beside which no other one changes the schema, nor the row that names central.
+
+        It waits for its turn as long as that takes, but for a table only shortly: behind it all others wait.
+        """
+        wait_s = min(self.place.lock_timeout_s, TABLE_WAIT_MAX_S)
         return self.atomic(
             "; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"
             f"; SELECT pg_advisory_xact_lock({LOCK_CLASS}, {MIGRATING})"
+            f"; SET LOCAL lock_timeout = '{round(wait_s * 1000)}ms'"
         )
 
     def reading(self) -> Any:
