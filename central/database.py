@@ -20,6 +20,7 @@ import peewee as pw
 
 from wire.program import ConfigError, read_secret
 
+from .doctor import SERVER_VERSION_MIN
 from .lock import InUseError, Lock
 
 log = logging.getLogger("tillstream.central")
@@ -399,6 +400,8 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         wrong += [] if synchronous in _DURABLE else [f"synchronous_commit={synchronous}"]
         wrong += [] if encoding == "UTF8" else [f"server_encoding={encoding}"]
         wrong += ["it is a standby"] if is_standby else []
+        is_old = self.version() < SERVER_VERSION_MIN
+        wrong += [f"PostgreSQL {version} is older than {SERVER_VERSION_MIN}"] if is_old else []
         if wrong:
             raise UnsafeDatabaseError(f"{self.place.url}: {', '.join(wrong)}: not safe")
         if whole_pages != "on":
