@@ -20,6 +20,7 @@ import peewee as pw
 
 from wire.program import ConfigError, read_secret
 
+from .doctor import SERVER_VERSION_MIN
 from .lock import InUseError, Lock
 
 log = logging.getLogger("tillstream.central")
@@ -40,6 +41,9 @@ insert a document, from its first statement to its end; alone by what a person d
 
 So a reader that has seen the last id handed out needs only wait for those who hold ``WRITING`` at that moment: what
 they have not committed then, nobody will. And a worker that knows the newest audit row has missed none."""
+
+TABLE_WAIT_MAX_S = 2.0
+"""So long a change of the schema waits at most for a table that somebody reads, and all others behind it."""
 
 Kind = Literal["sqlite", "postgresql"]
 _WORDS = {
@@ -82,6 +86,11 @@ def first_cause(problem: BaseException) -> str:
     text = " ".join(str(problem).split())
     is_right = getattr(problem, "sqlstate", None) == _NO_RIGHT
     return f"{text}: grant the role what docs/operations.md names under Roles" if is_right else text
+
+
+def is_held_up(problem: BaseException) -> bool:
+    """Say whether a statement gave up its wait for what another transaction has locked (PostgreSQL)."""
+    return getattr(problem.__context__, "sqlstate", None) == "55P03"
 
 
 class UnsafeDatabaseError(Exception):
@@ -396,6 +405,8 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         wrong += [] if synchronous in _DURABLE else [f"synchronous_commit={synchronous}"]
         wrong += [] if encoding == "UTF8" else [f"server_encoding={encoding}"]
         wrong += ["it is a standby"] if is_standby else []
+        is_old = self.version() < SERVER_VERSION_MIN
+        wrong += [f"PostgreSQL {version} is older than {SERVER_VERSION_MIN}"] if is_old else []
         if wrong:
             raise UnsafeDatabaseError(f"{self.place.url}: {', '.join(wrong)}: not safe")
         if whole_pages != "on":
@@ -461,10 +472,15 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         return self.atomic(f"; SELECT pg_advisory_{alone}; SELECT pg_advisory_{shared}")
 
     def alone(self) -> Any:
-        """Return a transaction beside which no other one changes the schema, nor the row that names central."""
+        """Return a transaction beside which no other one changes the schema, nor the row that names central.
+
+        It waits for its turn as long as that takes, but for a table only shortly: behind it all others wait.
+        """
+        wait_s = min(self.place.lock_timeout_s, TABLE_WAIT_MAX_S)
         return self.atomic(
             "; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"
             f"; SELECT pg_advisory_xact_lock({LOCK_CLASS}, {MIGRATING})"
+            f"; SET LOCAL lock_timeout = '{round(wait_s * 1000)}ms'"
         )
 
     def reading(self) -> Any:

@@ -40,7 +40,7 @@ class NewestBackup:
     found_bytes: int | None
 
 
-SERVER_VERSION_MIN = 13
+SERVER_VERSION_MIN = 14
 STANDBY_LAG_MAX_S = 300
 
 

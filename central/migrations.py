@@ -5,7 +5,17 @@ The words in which databases differ are filled in, so that a second database nee
 
 from __future__ import annotations
 
-from .database import Kind, Postgres, Sqlite
+import logging
+import time
+
+import peewee as pw
+
+from .database import Kind, Postgres, Sqlite, is_held_up
+
+log = logging.getLogger("tillstream.central")
+
+REST_S = 5.0
+"""So long others have the tables to themselves after a change of the schema was held up."""
 
 _TABLES_1 = """
 CREATE TABLE central (central_id TEXT PRIMARY KEY, incarnation BIGINT NOT NULL, starts BIGINT NOT NULL);
@@ -208,8 +218,21 @@ class NewerSchemaError(Exception):
 def migrate(database: Sqlite | Postgres) -> int:
     """Apply what is missing and return how many were applied; safe to run twice, and from two processes at once.
 
-    Raises NewerSchemaError, having changed nothing, if the database is ahead of this program.
+    Whoever reads a table for long is waited for, with rests in which workers go on: one that waits for the whole of a
+    table keeps everybody else from it. Raises NewerSchemaError, having changed nothing, if the database is ahead of
+    this program.
     """
+    while True:
+        try:
+            return _migrate(database)
+        except pw.OperationalError as problem:
+            if not is_held_up(problem):
+                raise
+        log.warning("migration_held_up", extra={"also": {"again_s": REST_S}})
+        time.sleep(REST_S)
+
+
+def _migrate(database: Sqlite | Postgres) -> int:
     with database.alone():  # The second process waits, then finds all done.
         if "migration" not in database.get_tables():  # Asked, not told: whoever only works there may make no tables.
             database.run("CREATE TABLE migration (number INTEGER PRIMARY KEY)")

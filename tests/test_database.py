@@ -130,6 +130,16 @@ def test_a_database_whose_commits_may_be_lost_is_refused(postgres, url, setting)
         a_store(url)
 
 
+def test_a_server_that_is_too_old_is_refused_before_anything_is_made(postgres, monkeypatch):
+    """Its version is named, not the word in a statement that it does not know."""
+    url = postgres.empty_database()
+    monkeypatch.setattr("central.database.SERVER_VERSION_MIN", 99)
+
+    with pytest.raises(UnsafeDatabaseError, match="is older than 99"):
+        a_store(url)
+    postgres.drop(url)
+
+
 def test_a_server_without_fsync_is_refused(postgres, url):
     """The server itself may have been told not to wait for its disk."""
     postgres.run("ALTER SYSTEM SET fsync = off")

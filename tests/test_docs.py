@@ -63,3 +63,12 @@ def test_every_configuration_key_is_documented_with_its_default(config):
 def test_the_published_schema_is_made_from_the_structs_of_today():
     """docs/asyncapi.json is what `tillstream wire schema` prints."""
     assert json.loads(json.dumps(asyncapi())) == json.loads((DOCS / "asyncapi.json").read_text("utf-8"))
+
+
+def test_the_watchdog_that_is_documented_is_longer_than_central_may_wait_for_its_database():
+    """A worker that waits for a slow statement is not one that hangs."""
+    page, config = (DOCS / "operations.md").read_text("utf-8"), CentralConfig()
+    (watchdog_s,) = re.findall(r"^\| `tillstream central run` \|.*`WatchdogSec=(\d+)`", page, re.MULTILINE)
+
+    waits_s = (config.database_connect_timeout_s, config.database_lock_timeout_s, config.database_statement_timeout_s)
+    assert int(watchdog_s) > max(waits_s)

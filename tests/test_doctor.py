@@ -206,7 +206,7 @@ def test_a_server_is_asked_for_other_things_than_a_file():
     [
         ({"problem": "connection refused", "is_away": True}, {"server_away": "error"}),
         ({"problem": "no such table"}, {"integrity": "error"}),
-        ({"version": "12.22"}, {"server_version": "warning"}),
+        ({"version": "13.22"}, {"server_version": "warning"}),
         ({"settings": {**SERVER.settings, "fsync": "off"}}, {"durability": "error"}),
         ({"settings": {**SERVER.settings, "synchronous_commit": "off"}}, {"durability": "error"}),
         ({"settings": {**SERVER.settings, "full_page_writes": "off"}}, {"durability": "warning"}),

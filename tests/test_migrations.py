@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import peewee as pw
+import psycopg
 import pytest
 from click.testing import CliRunner
 from databases import look
-from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales
+from factories import NOW_MS, TILL, a_parcel, a_store, a_stream, some_sales, wait_until
 from test_subscriber import Central
 
 from central.batch import NewStream
@@ -186,6 +188,32 @@ def test_a_migration_that_is_killed_at_any_statement_is_none_and_the_next_start_
 
     with closing(Place(empty_url).open()) as database:
         assert schema(database) == new
+
+
+def test_who_reads_for_long_holds_up_a_migration_and_nobody_else(postgres, monkeypatch):
+    """It gives its turn at the table back again and again: a worker gets there while the reader still reads."""
+    monkeypatch.setattr("central.migrations.REST_S", 0.2)
+    url = postgres.empty_database()
+    with monkeypatch.context() as earlier, closing(Place(url).open()) as database:
+        earlier.setattr("central.migrations.MIGRATIONS", MIGRATIONS[:8])
+        migrate(database)
+
+    def upgrade():
+        with closing(Place(url, lock_timeout_s=0.5).open()) as database:
+            migrate(database)
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'document'::regclass"
+    with psycopg.connect(url) as reader, closing(Place(url, lock_timeout_s=5).open()) as worker:
+        reader.execute("SELECT count(*) FROM document")
+        upgrading = threading.Thread(target=upgrade)
+        upgrading.start()
+        assert wait_until(lambda: worker.run(waiting).fetchone() == (1,))
+        assert worker.run("SELECT count(*) FROM document").fetchone() == (0,)
+        assert upgrading.is_alive()
+    upgrading.join(20)
+
+    assert look(url, "SELECT max(number) FROM migration") == [(len(MIGRATIONS),)]
+    postgres.drop(url)
 
 
 def test_the_command_makes_the_tables_and_says_so(empty_url):

@@ -67,7 +67,7 @@ _CHECKS = (
     Check(
         "server_version", "central",
         "This PostgreSQL no longer gets corrections, or never ran here: {detail}",
-        "Upgrade the server to a version that its makers still support (13 or newer).",
+        "Upgrade the server to a version that its makers still support (14 or newer).",
     ),
     Check(
         "standbys", "central",
