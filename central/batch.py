@@ -160,8 +160,11 @@ class Batch:
     lost: list[Lost] = field(default_factory=list)
     passed: list[tuple[str, str, str, int]] = field(default_factory=list)
     heads: list[tuple[str, Heard]] = field(default_factory=list)
-    held: list[tuple[str, str, int, str, int]] = field(default_factory=list)
-    """Numbers whose documents are here already, under the numbers of the streams named last: they are no holes."""
+    held: list[tuple[str, str, int, str, int, bytes | None]] = field(default_factory=list)
+    """Numbers whose documents are here already, under the numbers of the streams named last: they are no holes. With
+    the chain's digest after it where the bytes were forgotten there."""
+    chains: dict[Key, list[bytes]] = field(default_factory=dict)
+    """The digests after the newest numbers of a stream, up to its mark."""
 
     def take(self, parcel: Parcel, mark: Mark | None, heads: Sequence[Heard], judge: Judge) -> Outcome:
         """Check one upload against its watermark, put its rows into the batch, and say what became of it."""
@@ -180,7 +183,9 @@ class Batch:
         self._pass_heads(parcel, digests, heads)
         moved = Mark(header.stream, header.through, header.digest)
         if bodies:
-            self.marks[parcel.till, header.stream] = moved
+            key = parcel.till, header.stream
+            self.marks[key] = moved
+            self.chains.setdefault(key, []).extend(digests[1:])
         return Outcome(parcel.till, "advanced", moved, header.after, header.task, len(bodies), quarantined)
 
     def _take_again(self, parcel: Parcel, mark: Mark, before: bytes, judge: Judge) -> Outcome:
@@ -208,6 +213,14 @@ class Batch:
             )
         )
         return Quarantined(sequence, refused.code)
+
+    def digest_after(self, till: str, stream: str, sequence: int) -> bytes | None:
+        """Return the chain's digest after a number that this batch brings; None after one that was asked for again."""
+        digests = self.chains.get((till, stream))
+        if not digests:
+            return None
+        place = sequence - 1 - (self.marks[till, stream].through - len(digests))
+        return digests[place] if place >= 0 else None
 
     def document_row(self, till: str, stream: str, sequence: int, body: bytes, seen: Accepted) -> tuple[Any, ...]:
         """Return a document's row, in the order of the insert's columns."""

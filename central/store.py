@@ -83,8 +83,11 @@ _HEAR = (
     " after = excluded.after, agreed = excluded.agreed WHERE excluded.newest >= heard_head.newest"
 )
 _HELD = (
-    "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT DO NOTHING"
+    "INSERT INTO held_before (till_id, stream, sequence, in_stream, in_sequence, chain_digest)"
+    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_WHOLE_BEFORE = (
+    "SELECT 1 FROM document WHERE till_id = ? AND stream = ? AND sequence < ? AND body_digest IS NULL LIMIT 1"
 )
 _HISTORY = (
     "SELECT sequence, CASE WHEN body_digest IS NULL THEN body END, chain_digest FROM document"
@@ -288,19 +291,28 @@ class Store:
                 continue
             if is_same(body, *there[2:]):
                 if there[:2] != (stream, sequence):
-                    batch.held.append((till, stream, sequence, *there[:2]))
+                    digest = self._kept_digest(batch, till, stream, sequence) if there[3] else None
+                    batch.held.append((till, stream, sequence, *there[:2], digest))
                 continue
             reason = f"document_id was used before, with other bytes, as number {there[1]} of stream {there[0]}"
             refused = Refused(document_id, "conflict", reason)
             conflicts.append((till, stream, batch.quarantine_one(till, stream, sequence, refused, body)))
         return conflicts
 
+    def _kept_digest(self, batch: Batch, till: str, stream: str, sequence: int) -> bytes | None:
+        """Return what proves the chain where the bytes were forgotten before the till sent them again.
+
+        None behind a document that retention has not come to: it begins behind the newest digest that was kept.
+        """
+        is_in_order = self._run(_WHOLE_BEFORE, (till, stream, sequence)).fetchone() is None
+        return batch.digest_after(till, stream, sequence) if is_in_order else None
+
     def _find_held(self, batch: Batch) -> None:
         """Note the numbers of documents that were quarantined before under other numbers."""
         for till, stream, sequence, document_id, _, _, _, body_digest, _ in batch.quarantine:
             there = self._run(_SAME_QUARANTINE, (till, document_id, body_digest)).fetchone()
             if there and there != (stream, sequence):
-                batch.held.append((till, stream, sequence, *there))
+                batch.held.append((till, stream, sequence, *there, None))
 
     def _judge_by_trying(self, till: str, body: bytes) -> Accepted | Refused:
         """Judge a document by whether the database takes it: it passed all checks, and was refused all the same."""

@@ -130,6 +130,38 @@ def test_a_till_that_forgot_documents_and_was_made_anew_gets_no_false_gap(store)
     assert store.database.run("SELECT first, last FROM gap").fetchall() == [(1, 4)]
 
 
+def test_a_till_that_renumbers_what_was_forgotten_leaves_a_whole_chain(store, tmp_path):
+    """It retained documents longer than central kept their bytes, and goes on in one stream after another."""
+    forgotten(store)
+    two, three, held = a_stream(2), a_stream(3), [*OLD, *NEW]
+    history = History(stream=a_stream(), newest=len(held), digest=digest_of(held))
+    store.open_streams([NewStream(TILL, two, (history,))], {}, NOW_MS)
+    for parcel in (a_parcel(held[:4], stream=two), a_parcel(held[4:], stream=two, before=held[:4])):
+        assert store.ingest([parcel], {}, NOW_MS)[0].kind == "advanced"
+    for number in range(1, len(held)):
+        assert store._digest_at(TILL, two, number) == digest_of(held[:number], two), number
+    agreed = digest_of(held[:9], two)
+    history = History(
+        stream=two, pruned=9, newest=len(held), digest=digest_of(held, two), agreed=9, agreed_digest=agreed
+    )
+    store.open_streams([NewStream(TILL, three, (history,))], {}, NOW_MS)
+
+    assert store.database.run("SELECT count(*) FROM gap").fetchone() == (0,)
+    assert verified(store, tmp_path).problems == []
+    assert forgotten(store, batch=2).documents == 0
+
+
+def test_retention_leaves_out_no_document_before_one_that_was_forgotten_elsewhere(store):
+    """A clone's stream may begin with a new document and go on with an old one: both are forgotten in their time."""
+    forgotten(store)
+    other = a_stream(2)
+    store.open_streams([NewStream(TILL, other, ())], {}, OLD_MS)
+    store.ingest([a_parcel([a_sale("x1"), OLD[0]], stream=other)], {}, OLD_MS)
+
+    assert forgotten(store).documents == 1
+    assert b'"lines"' not in bodies(store)["x1"]
+
+
 def test_what_is_forgotten_is_not_read_to_follow_what_is_not(store):
     """The chain is worked out from the newest digest that was kept, not from the stream's beginning."""
     forgotten(store)
