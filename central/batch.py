@@ -230,33 +230,32 @@ class Batch:
             seen.total_minor, seen.is_training,
         )  # fmt: skip
 
-    def take_over(
-        self, new: NewStream, marks: dict[Key, Mark], heads: Sequence[Heard], digest_at: DigestAt = unknown_digest
-    ) -> None:
+    def take_over(self, new: NewStream, heads: Sequence[Heard], digest_at: DigestAt = unknown_digest) -> None:
         """Note what a till's earlier streams can no longer send, now that a new one goes on in their place.
 
         ``digest_at`` works out what the documents make that central holds of a stream, None if they make nothing.
         """
         ended = {history.stream: history for history in new.previous}
         for history in ended.values():
-            self._miss_pruned(new, history, marks.get((new.till, history.stream)), digest_at)
+            if history.pruned:
+                self._miss_pruned(new, history, digest_at)
         for head in heads:
             if head.stream != new.stream:
                 self._end_head(new, head, ended.get(head.stream))
         if new.head and new.head.newest and new.previous:
             self.heads.append((new.till, replace(new.head, after=0, agreed=None)))
 
-    def _miss_pruned(self, new: NewStream, history: History, mark: Mark | None, digest_at: DigestAt) -> None:
-        """Note what a till had forgotten that central does not hold.
+    def _miss_pruned(self, new: NewStream, history: History, digest_at: DigestAt) -> None:
+        """Note what a till had forgotten, or lost, that central does not provably hold.
 
         Numbers up to the watermark may be another history's: of a clone, or of the till before its disk went back.
         """
-        first = (mark.through if mark else 0) + 1
+        agreed, digest = history.agreed, history.agreed_digest
+        is_ours = digest is not None and digest_at(new.till, history.stream, agreed) == digest
         reason = f"pruned on the till before stream {new.stream} took over"
-        if history.pruned and history.agreed_digest:
-            is_ours = digest_at(new.till, history.stream, history.agreed) == history.agreed_digest
-            first = history.agreed + 1 if is_ours else 1
-            reason = reason if is_ours else f"{reason}, and what is held under these numbers is another history"
+        if not is_ours:
+            reason += ", and what is held under these numbers may be another history"
+        first = (agreed if is_ours else 0) + 1
         if first <= history.pruned:
             self.gaps.append((new.till, history.stream, first, history.pruned, reason))
 

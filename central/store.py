@@ -350,7 +350,7 @@ class Store:
             for one in streams:
                 if (one.till, one.stream) not in before:
                     self._run(_OPEN, (one.till, one.stream, chain.first(one.stream), at_ms))
-                    batch.take_over(one, before, heard.get(one.till, ()), self._digest_at)
+                    batch.take_over(one, heard.get(one.till, ()), self._digest_at)
                 else:
                     self._run(_PRESENT, (one.till, one.stream, one.till))
             self._write(batch)

@@ -82,16 +82,15 @@ def test_a_take_over_names_each_loss_once():
             History(stream=a_stream(2), pruned=0, newest=5, digest=b"2" * 16),
         ),
     )
-    marks = {(TILL, a_stream(n)): Mark(a_stream(n), 4, b"m" * 16) for n in (1, 2)}
     heads = [
         Heard(a_stream(1), "b", 12, b"1" * 16, written=True),
         Heard(a_stream(2), "b", 7, b"7" * 16, written=True),
         Heard(a_stream(3), "b", 1, b"3" * 16, written=False),
     ]
     batch = Batch(NOW_MS)
-    batch.take_over(new, marks, heads)
+    batch.take_over(new, heads)
 
-    assert [(TILL, a_stream(1), 5, 9)] == [gap[:4] for gap in batch.gaps]
+    assert [(TILL, a_stream(1), 1, 9)] == [gap[:4] for gap in batch.gaps]
     assert [(TILL, heads[1])] == [lost[:2] for lost in batch.lost]
     assert [(TILL, a_stream(1), "b", 12), (TILL, a_stream(2), "b", 7)] == batch.passed
 

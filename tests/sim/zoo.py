@@ -245,17 +245,14 @@ def gap_begins_at_the_upload(patch):
 
 def gap_begins_at_the_watermark(patch):
     """A head that was not taken over leaves a gap behind today's watermark, whosever documents lie below it."""
-    real = Batch.take_over
 
-    def take_over(self, new, marks, heads, digest_at=batch.unknown_digest):
-        moved = []
-        for head in heads:
-            mark = marks.get((new.till, head.stream))
-            is_later = mark and mark.through > head.after
-            moved.append(replace(head, after=mark.through, agreed=mark.digest) if is_later else head)
-        real(self, new, marks, [one for one in moved if one.after < one.newest], digest_at)
+    def gap_of(lost, digest_at):
+        till, head, reason = lost
+        mark = digest_at.__self__._marks({till}).get((till, head.stream))
+        after = max(head.after, min(mark.through, head.newest - 1) if mark else 0)
+        return till, head.stream, after + 1, head.newest, reason
 
-    patch.setattr(Batch, "take_over", take_over)
+    patch.setattr(store, "gap_of", gap_of)
 
 
 def a_tills_belief_counts_as_proof(patch):
@@ -298,8 +295,8 @@ def a_gap_is_wider_than_its_stream(patch):
     """Whoever goes on in a new stream leaves a gap that covers everything."""
     real = Batch.take_over
 
-    def take_over(self, new, marks, heads, digest_at=batch.unknown_digest):
-        real(self, new, marks, heads, digest_at)
+    def take_over(self, new, heads, digest_at=batch.unknown_digest):
+        real(self, new, heads, digest_at)
         self.gaps += [(new.till, one.stream, 1, 10**6, "to be sure") for one in new.previous]
 
     patch.setattr(Batch, "take_over", take_over)
