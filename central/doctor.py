@@ -54,7 +54,7 @@ class ServerFacts:
     """It does not answer, or lets nobody in."""
     version: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """fsync, synchronous_commit and full_page_writes, as this session has them."""
+    """fsync, synchronous_commit and full_page_writes, as this connection has them."""
     is_standby: bool = False
     schema: int = 0
     lag_s: float | None = None
