@@ -112,6 +112,10 @@ class Hourly:
         self._waiting.clear(till)
         return True
 
+    def give(self, till: str) -> None:
+        """Take back what was counted last: nothing came of it."""
+        self._times[till].pop()
+
     def due(self, now: float) -> list[str]:
         """Return the tills that had no room and have some now."""
         return self._waiting.due(now)

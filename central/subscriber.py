@@ -210,14 +210,20 @@ class Subscriber:
 
     def _open_streams(self, commands: Iterable[Command], now: float) -> list[Command]:
         asked = [command.stream for command in commands if isinstance(command, do.OpenStream)]
-        refused = {
-            key for key in dict.fromkeys((one.till, one.stream) for one in asked) if not self._may_open(*key, now)
-        }
+        keys = dict.fromkeys((one.till, one.stream) for one in asked)
+        new = [key for key in keys if not self.store.knows(*key)]
+        refused = {key for key in new if not self._new_streams.takes(key[0], now)}
         streams = [one for one in asked if (one.till, one.stream) not in refused]
         if not streams:
             return []
         heard = self.collector.heard({stream.till for stream in streams})
-        opened = self.store.open_streams(streams, heard, self._clock_ms())
+        try:
+            opened = self.store.open_streams(streams, heard, self._clock_ms())
+        except REFUSED:
+            for till, stream in new:
+                if (till, stream) not in refused:
+                    self._new_streams.give(till)  # Else a disk that was full for a moment shuts it out for an hour.
+            raise
         answers: list[Command] = []
         for one in streams:
             mark, is_new = opened[one.till, one.stream]
@@ -226,10 +232,6 @@ class Subscriber:
                 one.till, mark, now, is_new=is_new, head=one.head, settled=settled
             )
         return answers
-
-    def _may_open(self, till: str, stream: str, now: float) -> bool:
-        """Say whether a stream is known, or its till may have a new one within this hour."""
-        return self.store.knows(till, stream) or self._new_streams.takes(till, now)
 
     def _take_put_off(self, now: float) -> list[Command]:
         """Take up what was put off and may be heard now: the newest of each."""

@@ -137,6 +137,22 @@ def test_other_tills_are_heard_while_one_floods(central):
     assert central.said_to("till-2")[0]
 
 
+@pytest.mark.fault("F24")
+def test_a_stream_that_the_database_refused_counts_for_nothing(tmp_path):
+    """A disk that is full for a moment, again and again, does not shut a new till out for an hour."""
+    central = Central(tmp_path / "central.db", till_streams_per_hour=2)
+    full = central.refuse_writes(tmp_path / "central.db")
+    for now in (0.0, 1.0, 2.0):
+        central.shell.handle_all([Connected(1), central.bell(1)], now)
+    assert len(central.link.reconnects) == 3
+    full.close()
+
+    central.shell.handle_all([Connected(1), central.bell(1)], 3.0)
+
+    assert rows(central, "SELECT count(*) FROM watermark") == [(1,)]
+    central.store.close()
+
+
 @pytest.mark.fault("F43", "F09")
 def test_an_upload_that_was_let_go_is_asked_for_again_and_stored_once(central):
     """A till that sends what nobody asked for is let go; asked by its doorbell, it brings all of it."""
