@@ -81,9 +81,11 @@ Lost = tuple[str, Heard, str]
 """A till, a head that nothing will ever reach, and why: it becomes a gap."""
 
 
-def gap_of(lost: Lost, digest_at: DigestAt) -> Gap:
-    """Return the gap that a head leaves behind the number up to which its very history is held, if any is."""
+def gap_of(lost: Lost, digest_at: DigestAt) -> Gap | None:
+    """Return the gap that a head leaves behind the number up to which its very history is held; None if all is."""
     till, head, reason = lost
+    if digest_at(till, head.stream, head.newest) == head.digest:
+        return None
     is_ours = head.agreed is not None and digest_at(till, head.stream, head.after) == head.agreed
     return till, head.stream, (head.after if is_ours else 0) + 1, head.newest, reason
 

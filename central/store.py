@@ -21,6 +21,7 @@ from wire.messages import Quarantined
 from .batch import (
     BackedUp,
     Batch,
+    Gap,
     Heard,
     Judge,
     Key,
@@ -271,7 +272,7 @@ class Store:
                 _MOVE,
                 [(mark.through, mark.digest, at_ms, *key) for key, mark in sorted(batch.marks.items(), key=_first)],
             )
-        if gaps := batch.gaps + [gap_of(one, self._digest_at) for one in batch.lost]:
+        if gaps := batch.gaps + self._gaps(batch.lost):
             many(_GAP, sorted((*gap, batch.received_at_ms) for gap in gaps))
         if batch.passed:
             many(_PASSED, sorted(batch.passed))
@@ -400,7 +401,7 @@ class Store:
             return
         with self._transaction():
             register = [(row[-1], self._approve, at_ms) for row in shown]
-            missing = sorted((*gap_of(one, self._digest_at), at_ms) for one in lost)
+            missing = sorted((*gap, at_ms) for gap in self._gaps(lost))
             for statement, rows in (
                 (_REGISTER, register),
                 (_PRESENCE, shown),
@@ -435,10 +436,11 @@ class Store:
     def settle(self, doubted: Iterable[tuple[str, Heard]], at_ms: int) -> None:
         """Make gaps of heads below the watermark that are of another history than the one held; let the others go."""
         for till, head in doubted:
-            reason = f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
-            is_held = self._digest_at(till, head.stream, head.newest) == head.digest
-            lost = () if is_held else ((till, head, reason),)
-            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], lost=lost)
+            lost = till, head, f"rung for up to {head.newest} by boot {head.boot_id}, then replaced"
+            self.note(at_ms, passed=[(till, head.stream, head.boot_id, head.newest)], lost=[lost])
+
+    def _gaps(self, lost: Iterable[Lost]) -> list[Gap]:
+        return [gap for one in lost if (gap := gap_of(one, self._digest_at))]
 
     def _heads(self, which: str) -> list[tuple[str, Heard]]:
         rows = self._run(

@@ -106,6 +106,13 @@ def test_a_gap_begins_behind_the_history_that_is_provably_held(agreed, held, fir
     assert (TILL, a_stream(), first, 7, "why") == gap_of((TILL, head, "why"), lambda *_: held)
 
 
+def test_a_head_whose_very_history_is_held_leaves_no_gap():
+    """An image of a disk rings once more for what it had sent: all of it is here, whatever becomes of its stream."""
+    head = Heard(a_stream(), "b", 7, b"7" * 16)
+
+    assert gap_of((TILL, head, "why"), lambda *_: b"7" * 16) is None
+
+
 def test_a_refused_document_is_quarantined_with_its_bytes_and_their_digest():
     """The same document under the same id is the same entry, whatever stream brings it."""
     batch = Batch(NOW_MS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -123,13 +124,19 @@ class Till:
 
     def is_open(self) -> bool:
         """Say whether the agent answers: a killed agent leaves its socket's file behind."""
-        with (
-            contextlib.suppress(OSError, http.client.HTTPException),
-            contextlib.closing(UnixConnection(self.socket, 5)) as connection,
-        ):
-            connection.request("GET", "/status")
-            return connection.getresponse().status == 200
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return bool(self.status())
         return False
+
+    def is_confirmed(self) -> bool:
+        """Say whether the agent knows that all it holds is stored: that is later than central has it."""
+        return self.status()["unsent"] == 0
+
+    def status(self) -> dict:
+        """Ask the agent; raises OSError or HTTPException while it is down."""
+        with contextlib.closing(UnixConnection(self.socket, 5)) as connection:
+            connection.request("GET", "/status")
+            return json.loads(connection.getresponse().read())
 
     def close_documents(self, count: int) -> None:
         for _ in range(count):

@@ -44,12 +44,14 @@ def test_a_disk_image_put_back_is_a_new_stream_and_what_it_lost_is_shown(tmp_pat
         outbox, image = till.folder / "state" / "outbox.db", tmp_path / "image.db"
         till.close_documents(5)
         assert wait_until(station.is_proven, DRAIN_S)
+        assert wait_until(till.is_confirmed, DRAIN_S)
         assert till.agent.stop() == 0
         shutil.copy(outbox, image)
 
         till.start()
         till.close_documents(4)
         assert wait_until(station.is_proven, DRAIN_S)
+        assert wait_until(till.is_confirmed, DRAIN_S)
         kept = stored_ids(station)
         station.central.kill()
         till.close_documents(3)
