@@ -192,6 +192,10 @@ ALTER TABLE document ADD COLUMN chain_digest {BYTES};
 ALTER TABLE held_before ADD COLUMN chain_digest {BYTES};
 """
 
+_TABLES_10 = """
+CREATE INDEX watermark_by_till ON watermark (till_id, id);
+"""
+
 
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
@@ -207,6 +211,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     {"sqlite": _VIEWS_SQLITE_7, "postgresql": ""},
     _everywhere(_TABLES_8),
     _everywhere(_TABLES_9),
+    _everywhere(_TABLES_10),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

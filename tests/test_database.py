@@ -17,8 +17,9 @@ from central import audit, reports
 from central.batch import NewStream
 from central.cli import central
 from central.database import LOCK_CLASS, WRITING, Place, UnsafeDatabaseError
+from central.days import _HOMES
 from central.lock import InUseError
-from central.store import Store
+from central.store import _TILLS, Store
 from wire.program import ConfigError
 
 
@@ -179,6 +180,16 @@ def test_a_commit_that_the_server_turned_into_a_rollback_is_an_error(store):
     with pytest.raises(pw.OperationalError, match="ROLLBACK"):
         fail_quietly()
     assert store.database.run("SELECT count(*) FROM till_tag").fetchone() == (0,)
+
+
+def test_the_newest_stream_of_each_till_is_found_by_an_index_before_anybody_has_counted_the_rows(store):
+    """Without statistics the server went through all streams for each till: 15 s for 10,000, and all tills waited."""
+    opened(store, *[f"till-{number}" for number in range(2000)])
+    for statement, values in ((_TILLS, ()), (_HOMES, ("1", "1"))):
+        plan = "\n".join(line for (line,) in store.database.run(f"EXPLAIN {statement}", values).fetchall())
+
+        assert "watermark_by_till" in plan
+        assert "watermark_pkey" not in plan
 
 
 # -- Several at once ---------------------------------------------------------------------------------------------------
