@@ -22,6 +22,7 @@ from wire.program import ConfigError, read_secret
 
 from .doctor import SERVER_VERSION_MIN
 from .lock import InUseError, Lock
+from .rows import NewRows, Rows
 
 log = logging.getLogger("tillstream.central")
 
@@ -179,18 +180,6 @@ def _refuse_password(url: str) -> None:
         )
 
 
-class NewRows:
-    """Rows of one table, given in one order of columns; what is there already is passed over."""
-
-    def __init__(self, table: str, columns: str) -> None:
-        """Take the columns as ``name type, name type``, in PostgreSQL's words for types."""
-        pairs = [column.split() for column in columns.split(",")]
-        into = f"INSERT INTO {table} ({', '.join(name for name, _ in pairs)})"
-        arrays = ", ".join(f"%b::{kind}[]" for _, kind in pairs)
-        self.each = f"{into} VALUES ({', '.join('?' * len(pairs))}) ON CONFLICT DO NOTHING"
-        self.together = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
-
-
 class Inserting:
     """Rows on their way into one table."""
 
@@ -221,12 +210,18 @@ class _Spoken:
         """Run one statement and return its cursor; raises peewee's errors."""
         return self.execute_sql(_phrase(statement, self.kind), values)  # type: ignore[attr-defined]
 
-    def run_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> Any:
-        """Run one statement for each row and return the cursor, which counts them all; raises peewee's errors."""
+    def run_many(self, statement: str | Rows, rows: Sequence[Sequence[Any]]) -> Any:
+        """Run one statement for all rows and return the cursor, which counts them all; raises peewee's errors."""
         with _peewees_errors:
             cursor = self.cursor()  # type: ignore[attr-defined]
-            cursor.executemany(_phrase(statement, self.kind), rows)
+            if isinstance(statement, Rows):
+                self._run_rows(cursor, statement, rows)
+            else:
+                cursor.executemany(_phrase(statement, self.kind), rows)
         return cursor
+
+    def _run_rows(self, cursor: Any, statement: Rows, rows: Sequence[Sequence[Any]]) -> None:
+        cursor.executemany(statement.each, rows)
 
     def insert_new(self, new: NewRows, rows: Sequence[Sequence[Any]]) -> int:
         """Insert rows and return how many were not there before."""
@@ -304,7 +299,7 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
     @contextmanager
     def inserting(self, new: NewRows) -> Iterator[Inserting]:
         """Insert rows as they come, by one prepared statement."""
-        yield Inserting(lambda rows: self.run_many(new.each, rows))
+        yield Inserting(lambda rows: self.run_many(new, rows))
 
     def writing(self) -> Any:
         """Return a transaction that has its turn to write from the first statement on."""
@@ -422,17 +417,12 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
 
     @contextmanager
     def inserting(self, new: NewRows) -> Iterator[Inserting]:
-        """Send rows without waiting for what the server says of them: it stores while the caller goes on.
-
-        A statement takes whole columns as arrays: half of the client's time that a statement for each row takes.
-        """
-
-        def insert(rows: Sequence[Sequence[Any]]) -> Any:
-            cursor = self.cursor()  # type: ignore[no-untyped-call]
-            return cursor.execute(new.together, [list(column) for column in zip(*rows, strict=True)])
-
+        """Send rows without waiting for what the server says of them: it stores while the caller goes on."""
         with _peewees_errors, self.connection().pipeline():  # type: ignore[no-untyped-call]
-            yield Inserting(insert)
+            yield Inserting(lambda rows: self.run_many(new, rows))
+
+    def _run_rows(self, cursor: Any, statement: Rows, rows: Sequence[Sequence[Any]]) -> None:
+        cursor.execute(statement.together, [list(column) for column in zip(*rows, strict=True)])
 
     def begin(self, what: str | None = None) -> None:
         """Begin a transaction; ``what`` is what it is for, in words that have to be its first ones."""

@@ -36,9 +36,10 @@ from .batch import (
     is_same,
     with_conflicts,
 )
-from .database import REFUSED, UNSTORABLE, NewRows, Place, a_place, first_cause
+from .database import REFUSED, UNSTORABLE, Place, a_place, first_cause
 from .judge import REASON_MAX, Accepted, Refused, judge
 from .migrations import migrate
+from .rows import ChangedRows, NewRows
 
 log = logging.getLogger("tillstream.central")
 
@@ -68,9 +69,9 @@ _PRESENT = (
     " AND id < (SELECT max(id) FROM watermark WHERE till_id = ?)"
 )
 """A till's newest row is its present stream, whichever of its streams' doorbells came first."""
-_REGISTER = (
-    "INSERT INTO till (till_id, store_id, is_approved, first_seen_ms, connection, presence)"
-    " VALUES (?, '', ?, ?, -1, '{}') ON CONFLICT DO NOTHING"
+_REGISTER = NewRows(
+    "till",
+    "till_id text, store_id text, is_approved boolean, first_seen_ms bigint, connection bigint, presence text",
 )
 _GAP = (
     "INSERT INTO gap (till_id, stream, first, last, reason, found_at_ms, note) VALUES (?, ?, ?, ?, ?, ?, '')"
@@ -109,17 +110,20 @@ _KNOWN = (
 )
 """The chain's digest where the last bytes were forgotten; the stream is named twice."""
 _SAME_QUARANTINE = "SELECT stream, sequence FROM quarantine WHERE till_id = ? AND document_id = ? AND body_digest = ?"
-_VERIFY = "UPDATE watermark SET verified_at_ms = ? WHERE till_id = ? AND stream = ?"
+_VERIFY = ChangedRows("watermark", "verified_at_ms bigint", "till_id text, stream text")
 _SAME_DOCUMENT = "SELECT stream, sequence, body, body_digest FROM document WHERE till_id = ? AND document_id = ?"
-_PRESENCE = (
-    "UPDATE till SET store_id = ?, is_online = ?, connection = ?, presence_at_ms = ?, presence = ?,"
-    " clock_skew_ms = coalesce(?, clock_skew_ms) WHERE till_id = ?"
+_PRESENCE = ChangedRows(
+    "till",
+    "store_id text, is_online boolean, connection bigint, presence_at_ms bigint, presence text, clock_skew_ms bigint",
+    "till_id text",
 )
-_TASK = (
-    "INSERT INTO task (task_id, till_id, worker, state, reason, attempts, created_at_ms, finished_at_ms, note,"
-    " stream, after, through) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_id) DO UPDATE SET"
-    " worker = excluded.worker, state = excluded.state, attempts = excluded.attempts, after = excluded.after,"
-    " finished_at_ms = excluded.finished_at_ms, note = CASE excluded.note WHEN '' THEN task.note ELSE excluded.note END"
+_TASK = NewRows(
+    "task",
+    "task_id text, till_id text, worker integer, state text, reason text, attempts integer, created_at_ms bigint,"
+    " finished_at_ms bigint, note text, stream text, after bigint, through bigint",
+    "(task_id) DO UPDATE SET worker = excluded.worker, state = excluded.state, attempts = excluded.attempts,"
+    " after = excluded.after, finished_at_ms = excluded.finished_at_ms,"
+    " note = CASE excluded.note WHEN '' THEN task.note ELSE excluded.note END",
 )
 _TILLS = (
     "SELECT t.till_id, t.is_online, t.connection, t.is_approved, w.stream, w.through, w.digest FROM till t"
@@ -346,7 +350,7 @@ class Store:
         batch = Batch(at_ms)
         with self._transaction():
             streams = sorted(streams, key=attrgetter("till"))
-            self._run_many(_REGISTER, [(one.till, self._approve, at_ms) for one in streams])
+            self._run_many(_REGISTER, [self._till_row(one.till, at_ms) for one in streams])
             before = self._marks({one.till for one in streams}, _LOCKED_MARKS)
             for one in streams:
                 if (one.till, one.stream) not in before:
@@ -400,7 +404,7 @@ class Store:
         if not (hear or passed or lost or verify or shown or task_rows):
             return
         with self._transaction():
-            register = [(row[-1], self._approve, at_ms) for row in shown]
+            register = [self._till_row(row[-1], at_ms) for row in shown]
             missing = sorted((*gap, at_ms) for gap in self._gaps(lost))
             for statement, rows in (
                 (_REGISTER, register),
@@ -413,6 +417,9 @@ class Store:
             ):
                 if rows:
                     self._run_many(statement, rows)
+
+    def _till_row(self, till: str, at_ms: int) -> tuple[Any, ...]:
+        return till, "", self._approve, at_ms, -1, "{}"
 
     # -- What a start needs ----------------------------------------------------------------------------------------
 
