@@ -7,8 +7,9 @@ from contextlib import closing, contextmanager
 import msgspec
 import pytest
 
-from fleet.loop import Fleet, FleetSettings
+from fleet.loop import TICKED_AT_ONCE, Fleet, FleetSettings
 from fleet.processes import Site, listens, wait_until
+from fleet.till import FleetTill
 from wire.automation import FACTORY
 
 
@@ -169,3 +170,18 @@ def test_a_loop_with_nothing_to_do_waits(site):
         before_s = time.process_time()
         assert not fleet.run(lambda: False, 1)
         assert time.process_time() - before_s < 0.3
+
+
+def test_tills_that_are_due_together_take_turns_with_what_comes(site, monkeypatch):
+    """After a reconnect thousands show their presence at once: no turn of the loop is for them alone."""
+    ticks = []
+    real = FleetTill.tick
+    monkeypatch.setattr(FleetTill, "tick", lambda till, now: (ticks.append(till.config.till_id), real(till, now)))
+    with fleet_of(site, 35, broker_urls=("mqtt://127.0.0.1:1",), connects_per_s=1e6) as fleet:
+        at_each_turn = []
+        while len(set(ticks)) < 35:
+            before = len(ticks)
+            fleet.turn(0)
+            at_each_turn.append(len(ticks) - before)
+
+    assert max(at_each_turn) == TICKED_AT_ONCE
