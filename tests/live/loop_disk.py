@@ -27,11 +27,15 @@ class LoopDisk:
     """A mounted disk; `folder` is where."""
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
-        self.folder, self._image = folder / "disk", folder / "disk.img"
+        self.folder, self._around, self._image = folder / "disk", folder, folder / "disk.img"
         self._size_bytes = size_bytes
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
+        # Shared: whoever copies all mounts meanwhile, as `ip netns exec` does for a program, lets go with us. Else the
+        # disk stays in use there, and is not read anew when it is mounted again.
+        subprocess.run(["mount", "--bind", str(self._around), str(self._around)], check=True)
+        subprocess.run(["mount", "--make-shared", str(self._around)], check=True)
         with self._image.open("wb") as image:
             image.truncate(self._size_bytes)
         subprocess.run([MKFS, "-q", "-F", "-m", "0", str(self._image)], check=True)
@@ -42,6 +46,7 @@ class LoopDisk:
         if os.path.ismount(self.folder):
             self.unmount()
         self._image.unlink()
+        subprocess.run(["umount", "-l", str(self._around)], check=True)
 
     def mount(self) -> None:
         subprocess.run(["mount", "-o", "loop", str(self._image), str(self.folder)], check=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import loop_disk
 import pytest
+from brokers import wait_until
+from loop_disk import LoopDisk
 from power_cuts import central_cuts, outbox_cuts
 from yard import is_in_order
 
@@ -52,3 +57,15 @@ def test_a_central_that_confirms_before_its_commit_is_seen_to_lose(tmp_path):
     figures = central_cuts(tmp_path, 40, SEED, stop_at_loss=True, central=("careless", "confirm_before_commit"))
 
     assert figures["acknowledged and gone"] > 0, figures
+
+
+def test_a_disk_is_read_anew_while_another_program_has_copies_of_all_mounts(tmp_path):
+    """A program in a network of its own has them: what it holds must not keep the dead disk in use."""
+    command = ["unshare", "--mount", "--propagation", "slave", "cat"]
+    with LoopDisk(tmp_path / "machine", 16 * 2**20) as disk, subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        own = Path(f"/proc/{other.pid}/ns/mnt").readlink
+        assert wait_until(lambda: own() != Path("/proc/self/ns/mnt").readlink())
+        disk.cut_power()
+        disk.bring_back()
+        (disk.folder / "written").touch()
+        other.stdin.close()
