@@ -23,6 +23,7 @@ from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
 from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .doctor_cli import doctor
+from .export_cli import export_command
 from .late import late, read_denied
 from .lock import InUseError
 from .migrations import MIGRATIONS, NewerSchemaError
@@ -300,6 +301,7 @@ for _command in (
     quarantine,
     doctor,
     retention,
+    export_command,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

@@ -90,7 +90,7 @@ def days(
 
 def _day_rows(first: str | None, last: str | None, store_id: str | None, state: str | None) -> Iterator[Row]:
     now_ms, told = wall_clock_ms(), 0
-    for day in _range(first, last):
+    for day in day_range(first, last):
         for store in [store_id] if store_id is not None else business_days.stores_on(day):
             told += 1
             if told > STORE_DAYS_MOST:
@@ -100,7 +100,7 @@ def _day_rows(first: str | None, last: str | None, store_id: str | None, state: 
                 yield row
 
 
-def _range(first: str | None, last: str | None) -> list[str]:
+def day_range(first: str | None, last: str | None) -> list[str]:
     """Return the days asked for, newest first."""
     if first is None and last is None:
         return business_days.known_days(DAYS_KNOWN)
