@@ -445,8 +445,9 @@ class Agent:
 
     def _forget(self) -> None:
         retention_days = self.automation.limits.retention_days or self.config.retention_days
-        before_ms = self._clock_ms() - int(retention_days * 86_400_000)
-        while count := self.outbox.prune(before_ms):
+        now_ms = self._clock_ms()
+        before_ms = now_ms - int(retention_days * 86_400_000)
+        while count := self.outbox.prune(before_ms, now_ms=now_ms):
             log.info("pruned", extra={"till": self.config.till_id, "count": count})
         self._prune_aside(before_ms)
 

@@ -84,6 +84,7 @@ _KNOWN = "SELECT sequence FROM document WHERE document_id = ? AND body = ?"
 _APPEND = "INSERT INTO document (sequence, document_id, body, digest, appended_at_ms) VALUES (?, ?, ?, ?, ?)"
 _DIGEST_AT = "SELECT digest FROM document WHERE sequence = ?"
 _READ_AFTER = "SELECT sequence, CAST(body AS BLOB) FROM document WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_OLDEST = "SELECT sequence, appended_at_ms FROM document WHERE sequence <= ? ORDER BY sequence LIMIT ?"
 _OLDEST_UNSENT = "SELECT appended_at_ms FROM document WHERE sequence = ?"
 _SOME = "SELECT sequence, CAST(body AS BLOB), digest FROM document WHERE sequence > ? ORDER BY sequence LIMIT 100"
 """Whoever edits a row by hand may leave text where bytes were."""
@@ -344,18 +345,22 @@ class Outbox:
                     raise
                 self.make_room()
 
-    def prune(self, before_ms: int, limit_documents: int = 1000) -> int:
+    def prune(self, before_ms: int, limit_documents: int = 1000, *, now_ms: int | None = None) -> int:
         """Forget documents appended before a time that central has stored (and backed up, if it says so).
 
-        Only the oldest go, in one transaction with the digest at the last of them; returns how many.
+        Only the oldest go, up to the first that is too young, in one transaction with the digest at the last of them;
+        returns how many. What was appended later than ``now_ms`` was so by a clock that was ahead: its time begins now.
         """
         stored = self._stored if self._backed_up is None else min(self._stored, self._backed_up)
+        if now_ms is not None:
+            self._begin_anew(stored, limit_documents, now_ms)
+        # Not up to the last that is old enough: one that a clock was behind at would take along what came before it.
         (through,) = self._connection.execute(
-            "SELECT max(sequence) FROM (SELECT sequence, appended_at_ms FROM document WHERE sequence <= ?"
-            " ORDER BY sequence LIMIT ?) WHERE appended_at_ms < ?",
-            (stored, limit_documents, before_ms),
+            "SELECT coalesce(min(CASE WHEN appended_at_ms >= ? THEN sequence END) - 1, max(sequence))"
+            f" FROM ({_OLDEST})",
+            (before_ms, stored, limit_documents),
         ).fetchone()
-        if through is None:
+        if through is None or through <= self._pruned:
             return 0
         digest, count = self.digest_at(through), int(through - self._pruned)
         with self._slack(), self._commit():
@@ -366,6 +371,17 @@ class Outbox:
         self._pruned, self._pruned_digest = through, digest or self._pruned_digest
         self._keep_ballast()
         return count
+
+    def _begin_anew(self, stored: int, limit_documents: int, now_ms: int) -> None:
+        later = self._connection.execute(
+            f"SELECT sequence FROM ({_OLDEST}) WHERE appended_at_ms > ?", (stored, limit_documents, now_ms)
+        ).fetchall()
+        if later:
+            with self._slack(), self._commit():
+                self._connection.executemany(
+                    "UPDATE document SET appended_at_ms = ? WHERE sequence = ?",
+                    [(now_ms, number) for (number,) in later],
+                )
 
     def start_stream(self, asked_after: int) -> None:
         """Renumber all retained documents from 1 in a new stream, and name the old one as taken over.

@@ -17,6 +17,8 @@ from edge.outbox import Appended, Outbox, OutboxBusyError, OutboxFullError
 from wire import chain
 from wire.messages import HISTORIES_MAX, History
 
+YEAR_MS = 365 * 86_400_000
+
 
 @pytest.fixture
 def opened():
@@ -305,6 +307,30 @@ def test_pruning_goes_in_bounded_steps(outbox):
     outbox.mark_stored(10, CENTRAL, None)
 
     assert [4, 4, 2, 0] == [outbox.prune(NOW_MS + 99, limit_documents=4) for _ in range(4)]
+
+
+@pytest.mark.fault("F17", "F18")
+def test_a_document_of_a_clock_that_was_behind_takes_nothing_along_that_came_before_it(outbox):
+    """A clock that was a year behind for a moment: what was closed before, by the right one, is kept its time."""
+    for number, at_ms in enumerate((NOW_MS, NOW_MS + 1, NOW_MS - YEAR_MS, NOW_MS + 3), 1):
+        outbox.append(f"d{number}", b"1", at_ms)
+    outbox.mark_stored(4, CENTRAL, None)
+
+    assert outbox.prune(NOW_MS, now_ms=NOW_MS + 9) == 0
+    assert outbox.prune(NOW_MS + 1, now_ms=NOW_MS + 9) == 1
+    assert outbox.prune(NOW_MS + 2, now_ms=NOW_MS + 9) == 2
+
+
+@pytest.mark.fault("F17", "F18")
+def test_a_document_of_a_clock_that_was_ahead_is_kept_its_time_from_when_that_is_seen(outbox):
+    """It would be kept for a year more, and everything behind it; the disk would be full first."""
+    for number, at_ms in enumerate((NOW_MS, NOW_MS + YEAR_MS, NOW_MS + 2), 1):
+        outbox.append(f"d{number}", b"1", at_ms)
+    outbox.mark_stored(3, CENTRAL, None)
+
+    assert outbox.prune(NOW_MS + 1, now_ms=NOW_MS + 9) == 1
+    assert outbox.prune(NOW_MS + 9, now_ms=NOW_MS + 99) == 0
+    assert outbox.prune(NOW_MS + 10, now_ms=NOW_MS + 99) == 2
 
 
 # -- New streams -------------------------------------------------------------------------------------------------------
