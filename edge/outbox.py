@@ -28,6 +28,9 @@ from .syps import Head
 MEMORY = ":memory:"
 PAGE_BYTES = 4096
 SCHEMA_VERSION = 2
+READABLE_FROM = 2
+"""The oldest schema whose programs may use this one. It goes up only with a change that an older program would break by
+its writing; one that adds leaves it, so that a till can go back to the release before."""
 
 
 class OutboxFullError(Exception):
@@ -170,17 +173,18 @@ class Outbox:
     def _make_tables(self) -> None:
         """Make a new outbox with the first stream, all at once; refuse one that a newer version has made."""
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
+        readable_from = self._connection.execute("PRAGMA application_id").fetchone()[0] or version
+        if readable_from > SCHEMA_VERSION:
             raise sqlite3.DatabaseError(
                 f"{self._path} has schema {version}, this version knows {SCHEMA_VERSION}: upgrade it"
             )
-        if version == SCHEMA_VERSION:
+        if version >= SCHEMA_VERSION:
             return
         if version:
             with self._transaction():
                 for statement in _FROM_1.split(";\n"):
                     self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._stamp()
             return
         stream = self._make_stream()
         with self._transaction():
@@ -189,7 +193,11 @@ class Outbox:
             self._connection.execute(
                 "INSERT INTO stream (stream, pruned_digest) VALUES (?, ?)", (stream, chain.first(stream))
             )
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._stamp()
+
+    def _stamp(self) -> None:
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._connection.execute(f"PRAGMA application_id = {READABLE_FROM}")
 
     def _load(self) -> None:
         """Take the head from the rows: there is no second record of it that could differ."""

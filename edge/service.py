@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as AnswerTimeoutError
@@ -248,15 +249,22 @@ def _open_doors(config: EdgeConfig, inbox: Inbox[Event]) -> http_socket.Stop:
     for folder in (config.run_dir, config.spool_dir):
         Path(folder).mkdir(parents=True, exist_ok=True)
     group_id = _group_id(config.pos_group)
-    if group_id is not None:  # The POS's hook leaves documents in the spool while the agent is down.
-        os.chown(config.spool_dir, -1, group_id)
-        Path(config.spool_dir).chmod(0o2770)
+    if group_id is not None:
+        _open_spool(Path(config.spool_dir), group_id)
     if len(os.fsencode(config.socket_path)) > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(f"run_dir is too deep: {config.socket_path} is over {SOCKET_PATH_MAX_BYTES} bytes (unix(7))")
     fifo.listen(config.fifo_path, lambda urgent: inbox.put(RingAsked(urgent=urgent), 1), group_id)
     limits = SocketLimits(config.intake_connections, config.intake_timeout_s, config.intake_limit_bytes)
     door = Door(inbox, config.intake_timeout_s)
     return http_socket.listen(config.socket_path, door.ask, limits, group_id)
+
+
+def _open_spool(folder: Path, group_id: int) -> None:
+    """Let the POS's hook leave documents in the spool while the agent is down; a confined agent finds it done."""
+    found = folder.stat()
+    if (found.st_gid, stat.S_IMODE(found.st_mode)) != (group_id, 0o2770):
+        os.chown(folder, -1, group_id)
+        folder.chmod(0o2770)
 
 
 def _group_id(name: str) -> int | None:

@@ -574,7 +574,7 @@ def test_an_outbox_of_a_newer_version_is_refused_untouched(opened, path):
     """An older agent must not write into a schema that it does not know; it lets the file go again."""
     opened(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 3")
+    newer.executescript("PRAGMA user_version = 3; PRAGMA application_id = 3")
     newer.close()
     before = path.read_bytes()
 
@@ -584,6 +584,24 @@ def test_an_outbox_of_a_newer_version_is_refused_untouched(opened, path):
     assert before == path.read_bytes()
     with pytest.raises(sqlite3.DatabaseError, match="schema 3"):
         opened(path)
+
+
+def test_an_outbox_that_a_newer_version_only_added_to_is_used(opened, path):
+    """A till can go back to the release before: what was added stays, and the mark of the newer schema with it."""
+    outbox = opened(path)
+    filled(outbox, 2)
+    outbox.close()
+    newer = sqlite3.connect(path)
+    newer.executescript("ALTER TABLE stream ADD COLUMN later INTEGER NOT NULL DEFAULT 7; PRAGMA user_version = 3")
+    newer.close()
+
+    outbox = opened(path)
+    assert 2 == outbox.head().newest
+    outbox.append("d3", a_sale("d3"), NOW_MS)
+    outbox.close()
+    looked_at = sqlite3.connect(path)
+    assert (3, 7) == looked_at.execute("SELECT user_version, later FROM pragma_user_version, stream").fetchone()
+    looked_at.close()
 
 
 def test_a_file_that_is_no_outbox_is_refused(opened, path):
