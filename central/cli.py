@@ -24,6 +24,7 @@ from .cli_base import as_json_option, configured, fail, most_option, read, show,
 from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .doctor_cli import doctor
 from .export_cli import export_command
+from .inventory_cli import inventory
 from .late import late, read_denied
 from .lock import InUseError
 from .migrations import MIGRATIONS, NewerSchemaError
@@ -31,6 +32,7 @@ from .migrations import migrate as bring_up_to_date
 from .quarantine_cli import quarantine
 from .requests_cli import request
 from .retention_cli import retention
+from .rollout_cli import rollout
 from .service import log, wall_clock_ms
 from .service import run as run_worker
 
@@ -302,6 +304,8 @@ for _command in (
     doctor,
     retention,
     export_command,
+    inventory,
+    rollout,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

@@ -117,7 +117,7 @@ def show(name: str, value: Any) -> str:
     """Show a value to a person: unknown is never shown as zero."""
     if value is None:
         return "unknown" if name in ("behind", "through", "online", "stream") else "-"
-    if name.endswith(("at_ms", "since_ms")):
+    if name.endswith(("at_ms", "since_ms", "from_ms", "until_ms")):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1000))
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -196,6 +196,18 @@ _TABLES_10 = """
 CREATE INDEX watermark_by_till ON watermark (till_id, id);
 """
 
+_TABLES_11 = """
+CREATE TABLE rollout (
+  id {ID}, version TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, started_at_ms BIGINT NOT NULL,
+  ended_at_ms BIGINT, outcome TEXT NOT NULL, in_hours TEXT NOT NULL, note TEXT NOT NULL, report TEXT NOT NULL);
+CREATE UNIQUE INDEX rollout_open ON rollout ((ended_at_ms IS NULL)) WHERE ended_at_ms IS NULL;
+CREATE TABLE till_release (
+  till_id TEXT PRIMARY KEY, wanted TEXT NOT NULL, before TEXT NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL,
+  rollout BIGINT NOT NULL, told_at_ms BIGINT NOT NULL);
+CREATE TABLE rollout_freeze (
+  id {ID}, from_ms BIGINT NOT NULL, until_ms BIGINT NOT NULL, note TEXT NOT NULL, lifted_at_ms BIGINT);
+"""
+
 
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
@@ -212,6 +224,7 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_8),
     _everywhere(_TABLES_9),
     _everywhere(_TABLES_10),
+    _everywhere(_TABLES_11),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -275,6 +275,56 @@ class Worker(pw.Model):
         table_name = "worker"
 
 
+class Rollout(pw.Model):
+    """One attempt to bring tills to a release; while none has ended no second one begins."""
+
+    id = pw.BigAutoField()
+    version = pw.TextField()
+    kind = pw.TextField()
+    who = pw.TextField()
+    started_at_ms = pw.BigIntegerField()
+    ended_at_ms = pw.BigIntegerField(null=True)
+    outcome = pw.TextField(default="")
+    in_hours = pw.TextField(default="")
+    """When waves may go, such as ``22:00-06:00 Europe/Moscow``; empty is always."""
+    note = pw.TextField(default="")
+    report = pw.TextField(default="")
+    """What whoever rolled out told at the end, as JSON."""
+
+    class Meta:
+        table_name = "rollout"
+
+
+class Release(pw.Model):
+    """Which release a till is to run, and what the last rollout said of it."""
+
+    till_id = pw.TextField(primary_key=True)
+    wanted = pw.TextField()
+    """Empty while no rollout of its release was ever done."""
+    before = pw.TextField()
+    """What was wanted before that: where a rollback leads."""
+    state = pw.TextField()
+    why = pw.TextField()
+    rollout = pw.BigIntegerField()
+    told_at_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "till_release"
+
+
+class Freeze(pw.Model):
+    """A time in which nothing is rolled out, unless somebody lifts it."""
+
+    id = pw.BigAutoField()
+    from_ms = pw.BigIntegerField()
+    until_ms = pw.BigIntegerField()
+    note = pw.TextField(default="")
+    lifted_at_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "rollout_freeze"
+
+
 class Central(pw.Model):
     """The one row that names this database to the tills."""
 
@@ -289,4 +339,5 @@ class Central(pw.Model):
 MODELS = (
     Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central,
     TillTag, StoreRow, Day, HeldBefore, Setting, Audit, Backup, Worker,
+    Rollout, Release, Freeze,
 )  # fmt: skip

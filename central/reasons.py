@@ -80,10 +80,11 @@ class Facts:
 
 def reason_of(facts: Facts, now_ms: int, limits: Limits | None = None) -> Reason:
     """Return the one reason that explains why a till is as it is at ``now_ms``."""
-    return foremost(_all(facts, now_ms, limits or Limits()))
+    return foremost(reasons_of(facts, now_ms, limits or Limits()))
 
 
-def _all(facts: Facts, now_ms: int, limits: Limits) -> Iterator[Reason]:
+def reasons_of(facts: Facts, now_ms: int, limits: Limits) -> Iterator[Reason]:
+    """Return every reason that holds, the foremost among them."""
     yield from _decided(facts)
     yield from _link(facts, now_ms, limits)
     yield from _troubles(facts, limits)

@@ -260,6 +260,21 @@ def test_a_file_that_somebody_changed_is_kept_until_it_is_forced(run, tmp_path):
     assert "# mine" not in config.read_text("utf-8")
 
 
+def test_a_dry_run_tells_what_would_be_written_and_writes_nothing(run, tmp_path):
+    """Exit code 3 while there is something to write, 0 when all is as it should be; the folder stays as it was."""
+    assert run("mosquitto", "--dry-run")[0] == 3
+    assert not (tmp_path / "out").exists()
+    run("mosquitto")
+    assert run("mosquitto", "--dry-run")[0] == 0
+    (tmp_path / "out" / "acl").write_text("# mine\n", "utf-8")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    code, output = run("mosquitto", "--dry-run", "--force", "--tills", "20", "--json")
+
+    assert (code, fates(output)["acl"], fates(output)["mosquitto.conf"]) == (3, "replaced", "updated")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_root_runs_only_root_may_write(run, tmp_path):
     """`nft -f` and the unit are root's: the broker's account reads them; a folder of somebody else's is refused."""

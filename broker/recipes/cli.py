@@ -19,11 +19,11 @@ from wire.program import EXIT_FINDINGS, ConfigError, read_config
 from wire.tokens import read_deny_list, read_fleet_key, token_of
 
 from . import mosquitto, nats
-from .folder import Written, options_of, write
+from .folder import Written, compare, options_of, write
 from .plan import Files, Plan, Security
 
 USERS_LIMIT_BYTES = 16 * 1024 * 1024
-OF_ONE_RUN = ("out", "users", "force", "as_json")
+OF_ONE_RUN = ("out", "users", "force", "dry_run", "as_json")
 """Options that the next run does not take over."""
 RIGHTS = ("acl", "users.conf", "passwords")
 
@@ -107,6 +107,7 @@ OPTIONS = (
         help="broker.toml, which names the fleet key; /etc/tillstream/broker.toml if left out.",
     ),
     click.option("--force", is_flag=True, help="Replace files that you changed; yours stay beside them as NAME.old."),
+    click.option("--dry-run", is_flag=True, help="Write nothing. Exit code 3: there is something to write."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
 
@@ -181,11 +182,15 @@ def _cluster(name: str | None, node: int, routes: str) -> nats.Cluster | None:
 def _write(asked: dict[str, Any], account: str, files_of: Callable[[Plan], Files]) -> None:
     try:
         plan = _plan(asked, account)
-        written = write(asked["out"], files_of(plan), _options(), account, force=asked["force"])
+        if asked["dry_run"]:
+            written = compare(asked["out"], files_of(plan), force=asked["force"])
+        else:
+            written = write(asked["out"], files_of(plan), _options(), account, force=asked["force"])
     except (ConfigError, ValueError) as problem:
         raise click.ClickException(str(problem)) from problem
     _tell(asked["out"], written, as_json=asked["as_json"])
-    if any(one.fate == "kept" for one in written):
+    is_finding = {"made", "updated", "kept", "replaced"} if asked["dry_run"] else {"kept"}
+    if any(one.fate in is_finding for one in written):
         raise click.exceptions.Exit(EXIT_FINDINGS)
 
 

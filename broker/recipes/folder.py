@@ -36,6 +36,12 @@ def options_of(folder: Path) -> dict[str, Any]:
     return _read_notes(folder, "options")
 
 
+def compare(folder: Path, files: Files, *, force: bool) -> list[Written]:
+    """Return what `write` would do, and do nothing."""
+    notes = _read_notes(folder, "files")
+    return [_judge(folder, name, content, notes.get(name), force) for name, content in files.items()]
+
+
 def write(folder: Path, files: Files, options: dict[str, Any], account: str, *, force: bool) -> list[Written]:
     """Write a recipe's files; a file that somebody changed is kept, or with ``force`` put aside as ``NAME.old``.
 
@@ -70,6 +76,15 @@ def _make(folder: Path, account: str) -> None:
 
 
 def _write_one(folder: Path, name: str, content: str, noted: str | None, force: bool) -> Written:
+    path, judged = folder / name, _judge(folder, name, content, noted, force)
+    if judged.fate == "replaced":
+        path.replace(path.with_name(f"{name}.old"))
+    if judged.fate not in ("kept", "unchanged"):
+        _put(path, content)
+    return judged
+
+
+def _judge(folder: Path, name: str, content: str, noted: str | None, force: bool) -> Written:
     path = folder / name
     before = _read(path)
     if before == content:
@@ -77,10 +92,6 @@ def _write_one(folder: Path, name: str, content: str, noted: str | None, force: 
     is_ours = before is None or _digest(before) == noted
     fate: Fate = "made" if before is None else "updated" if is_ours else "replaced" if force else "kept"
     changes = [] if name in SECRET or before is None else _diff(before, content)
-    if fate == "replaced":
-        path.replace(path.with_name(f"{name}.old"))
-    if fate != "kept":
-        _put(path, content)
     return Written(name, fate, changes)
 
 
