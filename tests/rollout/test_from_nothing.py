@@ -1,0 +1,126 @@
+"""From bare machines to a chain that sells, by the README's commands; the second run finds nothing to do."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from brokers import wait_until
+from releases import release
+from whole_chain import SAID, SERVER, TILLS, bare, chain, commands, counts, made_chain
+
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(1500)]
+
+SERVICES = ("tillstream-ca.service", "tillstream-central@1-1.service", "mosquitto.service")
+ONCE = (
+    "tillstream-backup.service",
+    "tillstream-central-check.service",
+    "tillstream-ca-check.service",
+    "tillstream-renew.service",
+)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    with chain(tmp_path_factory.mktemp("chain")) as machines:
+        machines.start_selling()
+        yield machines
+
+
+def test_three_commands_of_the_readme_make_a_chain_of_bare_machines():
+    """make-release, site.yml and enroll.yml end well on every machine."""
+    assert 3 == len(commands())
+    with made_chain() as folder:
+        said = json.loads((folder / SAID).read_text("utf-8"))
+
+    assert [0, 0, 0] == [one["code"] for one in said], said
+    for one in said[1:]:
+        figures = counts(one["said"])
+        assert set(figures) == ({SERVER, *TILLS} if "site.yml" in one["command"] else set(TILLS))
+        assert all(figure["failed"] == figure["unreachable"] == 0 for figure in figures.values())
+
+
+def test_each_till_is_connected_by_a_certificate_of_its_own_name(ours):
+    """The key is on the till alone, for its user alone; nobody made a token or a password."""
+    assert wait_until(lambda: [["t"]] == ours.sql("SELECT count(*) = 3 FROM till WHERE is_online"), 30)
+    for till in TILLS:
+        told = ours.ssh(
+            till, "cd /var/lib/tillstream/tls; openssl x509 -noout -subject -in till.pem; stat -c %U:%a till.key"
+        )
+        assert re.fullmatch(rf"subject=CN ?= ?{till}\ntillstream:600\n", told.stdout)
+        assert not ours.ssh(SERVER, f"find / -xdev -name '{till}*.key'").stdout
+    assert not ours.ssh(SERVER, "find /etc/tillstream /var/lib/tillstream* -name '*token*' -o -name fleet.key").stdout
+
+
+def test_services_run_without_rights_and_in_a_sandbox(ours):
+    """Not root, no capability, `/usr` read-only, and systemd's own judgement at most 1.5."""
+    places = [(SERVER, unit) for unit in SERVICES] + [(till, "tillstream-edge.service") for till in TILLS]
+    for machine, unit in places:
+        pid = ours.ssh(machine, f"systemctl show -P MainPID {unit}").stdout.strip()
+        status = ours.ssh(machine, f"cat /proc/{pid}/status").stdout
+        assert not re.search(r"^Uid:\s+0", status, re.MULTILINE), unit
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), unit
+        mounts = ours.ssh(machine, f"cat /proc/{pid}/mountinfo").stdout
+        assert re.search(r"^\S+ \S+ \S+ \S+ (/usr|/) ro[, ]", mounts, re.MULTILINE), unit
+    for machine, unit in places + [(SERVER, unit) for unit in ONCE]:
+        judged = ours.ssh(machine, f"systemd-analyze security --no-pager {unit} | grep Overall").stdout
+        assert float(re.search(r"level for \S+: ([\d.]+)", judged)[1]) <= 1.5, judged
+
+
+def test_nightly_work_can_be_done(ours):
+    """The backup is made and verified; then nothing is wrong for the check to find."""
+    ours.ssh(SERVER, "systemctl start tillstream-backup.service tillstream-renew.service tillstream-ca-check.service")
+
+    assert ours.ssh(SERVER, "ls /var/backups/tillstream").stdout.startswith("central-")
+    ours.ssh(SERVER, "systemctl start tillstream-central-check.service")
+    timers = ours.ssh(SERVER, "systemctl list-timers --no-pager").stdout
+    assert 4 == len(re.findall(r"tillstream-[\w-]+\.timer", timers))
+
+
+def test_drift_is_found_and_healed_and_then_nothing_is_left_to_do(ours):
+    """Edited units, settings and rules, a wrong mode and a wrong release: each is named, exit code 1; it is mended."""
+    planted = {
+        SERVER: "cd /etc; echo '# mine' | tee -a systemd/system/tillstream-central@.service >>mosquitto/tillstream/acl",
+        "042-01": "echo '# mine' >>/etc/systemd/system/tillstream-edge.service",
+        "042-02": "echo keepalive_s = 31 >>/etc/tillstream/edge.toml; chmod 0644 /var/lib/tillstream/tls/till.key",
+        "043-01": "cd /opt/tillstream; cp -a $(readlink -f current) releases/9; ln -sfn releases/9 current",
+    }
+    for machine, command in planted.items():
+        ours.ssh(machine, command)
+
+    found = ours.command("bin/drift -i inventory/example", check=False)
+
+    assert 1 == found.returncode
+    assert {SERVER, *TILLS} == {host for host, figure in counts(found.stdout).items() if figure["changed"]}
+    for line in ("-# mine", "-keepalive_s = 31", "tillstream-central@.service", "/etc/mosquitto/tillstream/acl"):
+        assert line in found.stdout
+    healed = counts(ours.play("site").stdout)
+    assert all(figure["changed"] for figure in healed.values())
+    assert 1 == counts(ours.play("enroll").stdout)["042-02"]["changed"]
+    assert "600\n" == ours.ssh("042-02", "stat -c %a /var/lib/tillstream/tls/till.key").stdout
+    assert all(figure["failed"] == figure["changed"] == 0 for figure in counts(ours.play("site").stdout).values())
+    assert 0 == ours.command("bin/drift -i inventory/example --limit 042-02", check=False).returncode
+
+
+def test_what_tills_closed_through_all_of_it_is_stored_once(ours):
+    """Receipts went through broker and certificates into PostgreSQL while playbooks ran: none is lost or doubled."""
+    ours.stop_selling()
+    closed = {till: ours.closed(till) for till in TILLS}
+
+    assert all(count > 20 for count in closed.values())
+    assert wait_until(lambda: closed == ours.stored(), 60)
+    counted = "SELECT count(*), count(DISTINCT (till_id, document_id)) FROM document"
+    assert [[str(sum(closed.values()))] * 2] == ours.sql(counted)
+
+
+def test_a_dry_run_on_bare_machines_fails_at_nothing(tmp_path):
+    """Before anything is installed `--check` tells what would be done, and does nothing."""
+    with bare(tmp_path / "bare", {"042-01": "trixie"}) as machines:
+        machines.offline_debian()
+        machines.prepare(release())
+        for book in ("site", "enroll"):
+            said = machines.play(book, "--check", "--limit", f"{SERVER},042-01")
+            assert all(figure["failed"] == 0 for figure in counts(said.stdout).values())
+        assert not machines.ssh("042-01", "ls -d /opt/tillstream /etc/tillstream", check=False).stdout
+        assert not machines.ssh(SERVER, "ls -d /opt/tillstream /etc/tillstream /etc/mosquitto", check=False).stdout
