@@ -18,6 +18,11 @@ from .doctor import Facts
 
 DAY_MS = 86_400_000
 _STREAM = "SELECT stored, backed_up, central_id FROM stream"
+_SCHEMA = (
+    "SELECT CASE WHEN user_version > {known} AND application_id > 0 THEN max(application_id, {known})"
+    " ELSE user_version END FROM pragma_user_version, pragma_application_id"
+)
+"""Of a newer outbox the oldest schema whose programs may use it."""
 _WAITING = "SELECT count(*) FROM document WHERE sequence > ? AND sequence <= ? AND appended_at_ms < ?"
 
 
@@ -64,7 +69,7 @@ def _gather(config: EdgeConfig, config_path: Path) -> Facts:
     secrets = [config.token_file, config.tls_key_file, *([str(config_path)] if config.token else [])]
     ballast = config.outbox_path.with_suffix(".ballast")
     return Facts(
-        file=examine.look_at(config.outbox_path, "PRAGMA user_version", secrets),
+        file=examine.look_at(config.outbox_path, _SCHEMA.format(known=SCHEMA_VERSION), secrets),
         known_schema=SCHEMA_VERSION,
         now_ms=now_ms,
         certificate=examine.certificate(config.tls_cert_file, config.till_id, now_ms / 1000, config.renew_left * 0.9),

@@ -21,7 +21,7 @@ from central.batch import NewStream
 from wire import chain
 
 WITHIN_S = 30
-MOST = 200
+MOST = 300
 
 
 # -- Lives, forked as programs of this module --------------------------------------------------------------------------
