@@ -52,8 +52,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         terminalreporter.section("fault cases that no test held", red=True)
         terminalreporter.line(" ".join(missing))
         terminalreporter._session.exitstatus = 1
-    # Under xdist "@" and the name of its group stand behind a test's own name.
-    skipped = {report.nodeid.split("@")[0] for report in terminalreporter.stats.get("skipped", [])}
+    skipped = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
     unexpected = sorted(skipped - expected_skips())
     if unexpected and os.environ.get("TILLSTREAM_ALL"):
         terminalreporter.section("skipped, and not listed in tests/expected_skips.txt", red=True)

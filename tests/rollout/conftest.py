@@ -1,4 +1,4 @@
-"""What the tests on booted machines share: whether there can be any, and that one process runs each file."""
+"""What tests on booted machines share: whether there can be any. A file's tests go on from each other's machines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ LACK = machines.why_not()
 
 
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, which makes its fleet once, and skip what cannot run here."""
+    """Skip what cannot run here."""
     for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-            if LACK and item.get_closest_marker("machines"):
-                item.add_marker(pytest.mark.skip(reason=LACK))
+        if LACK and HERE in item.path.parents and item.get_closest_marker("machines"):
+            item.add_marker(pytest.mark.skip(reason=LACK))
 
 
 @pytest.fixture(scope="session", autouse=True)
