@@ -18,7 +18,6 @@ import msgspec
 from . import days
 from .database import Postgres, Sqlite
 from .export_files import Form, Row, file_name, measured, replaced, writer
-from .models import Day
 
 What = Literal["documents", "lines", "tenders", "taxes", "days"]
 
@@ -26,7 +25,6 @@ AT_ONCE = 1_000
 """So many documents are in memory at once."""
 
 MANIFEST = "manifest.json"
-SETTLED = ("complete", "not expected")
 
 _DOCUMENT = "business_day text, store_id text, till_id text, document_id text, transaction_type text"
 COLUMNS: dict[What, str] = {
@@ -51,6 +49,10 @@ _FROM: dict[What, str] = {
 _IDS = "SELECT id, body_digest FROM document WHERE business_day = ? AND store_id = ? AND id > ? ORDER BY id LIMIT ?"
 _STORES = "SELECT min(store_id) FROM document WHERE business_day = ? AND store_id > ?"
 _COUNT = "SELECT count(*) FROM document WHERE business_day = ?"
+_SETTLED = (
+    "SELECT business_day, max(since_ms) FROM day GROUP BY business_day"
+    " HAVING sum(CASE WHEN state IN ('complete', 'not expected') THEN 0 ELSE 1 END) = 0 ORDER BY business_day"
+)
 _NOWHERE = "SELECT 1 FROM document WHERE business_day = ? AND store_id = '' LIMIT 1"
 
 
@@ -80,15 +82,7 @@ def settled_days(since: Callable[[str], int | None]) -> list[str]:
 
     ``since`` returns when a day was last exported, None for never.
     """
-    states: dict[str, list[Day]] = {}
-    for row in Day.select().order_by(Day.business_day):
-        states.setdefault(row.business_day, []).append(row)
-    return [
-        day
-        for day, rows in states.items()
-        if all(row.state in SETTLED for row in rows)
-        and ((at := since(day)) is None or at <= max(row.since_ms for row in rows))
-    ]
+    return [day for day, settled_ms in days.rows(_SETTLED) if (at := since(day)) is None or at <= settled_ms]
 
 
 def made_at_ms(out: Path, what: What, day: str, form: Form) -> int | None:
@@ -152,10 +146,7 @@ def _folder(out: Path, what: What, day: str) -> Path:
 
 
 def _states(day: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in Day.select().where(Day.business_day == day):
-        found[row.state] = found.get(row.state, 0) + 1
-    return found
+    return dict(days.rows("SELECT state, count(*) FROM day WHERE business_day = ? GROUP BY state ORDER BY state", day))
 
 
 # -- Rows --------------------------------------------------------------------------------------------------------------
