@@ -19,6 +19,8 @@ from .plan import INFLIGHT_MAX, PACKET_LIMIT_BYTES, Files, Plan
 FILE_STORE_BYTES, STORE_PER_TILL_BYTES = 2048 * MIB, 64 * 1024
 MEMORY_STORE_BYTES = 256 * MIB
 REPLICAS_MAX = 3
+API_TIMEOUT_S = 10
+UNUSED_S = 600
 DELIVERY = "$MQTT.sub.>"
 """Where NATS itself hands a subscription of QoS 1 its messages; no MQTT client can subscribe to it by name."""
 
@@ -80,6 +82,11 @@ def _server(plan: Plan, state_dir: str, monitor: str, cluster: Cluster | None) -
         "  # Central acknowledges when it has committed; until then NATS waits so long before it says a thing again.",
         '  ack_wait: "30s"',
         f"  stream_replicas: {min(nodes, REPLICAS_MAX)}",
+        "  # Each subscription elects a leader among the nodes. If the first choice was just lost, it takes up to 9 s;",
+        "  # with the 5 s that NATS waits by itself, one or another of central's would fail, time after time.",
+        f'  js_api_timeout: "{API_TIMEOUT_S}s"',
+        "  # What a client that never came back had subscribed to would keep every message for it, for ever.",
+        f'  consumer_inactive_threshold: "{UNUSED_S}s"',
         "  consumer_memory_storage: true",
         *_tls(plan, maps=plan.security == "mutual"),
         "}",

@@ -10,7 +10,7 @@ import time
 from typing import NamedTuple
 
 CONNACK, PUBLISH, PUBACK, SUBACK, UNSUBACK, PINGRESP = 2, 3, 4, 9, 11, 13
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Message(NamedTuple):
