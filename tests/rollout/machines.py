@@ -231,7 +231,7 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close_connections()
+        self.forget_connections()
         for name in self._layers:
             self._end(name, hard=True)
             run("umount", "--lazy", self.root(name), check=False)
@@ -393,7 +393,7 @@ class Fleet:
     def _kept_connection(self, address: str) -> str:
         return f"/tmp/{self._prefix}-{address}"
 
-    def _close_connections(self) -> None:
+    def forget_connections(self) -> None:
         """End the connections that Ansible keeps open; they would keep the network alive."""
         for name in self._layers:
             path = self._kept_connection(self.address(name))

@@ -106,21 +106,38 @@ def test_a_till_whose_python_is_too_old_runs_the_bundled_one(chain):
 
 
 def test_over_a_thin_link_an_upgrade_is_its_wheels_and_little_more(chain, make):
-    """At 128 kbit/s: a till that is right costs at most 2 kB, an upgrade at most 20 kB beside the wheels it lacks."""
+    """At 128 kbit/s: a till that is right costs one question and 2 kB; an upgrade four, and 20 kB beside its wheels.
+
+    How long that takes (README: 15 s beside the wheels) is printed and bounded loosely: it is this machine's work, too.
+    """
     next_one = make("0.1.1")
     new = next(next_one.glob("tillstream-*.whl")).stat().st_size
     chain.fleet.ssh("till-1", "systemctl stop pos")
     chain.fleet.shape("till-1", "128kbit")
-    for limit in (new + 20_000, 2_000):
+    for most_bytes, most_questions in ((new + 20_000, 4), (2_000, 1)):
+        asked = questions(chain, "till-1")
         before, started = chain.fleet.sent("till-1")[0], time.monotonic()
         chain.play(ROLLOUT, "--limit", "till-1", release=next_one)
         took, sent = time.monotonic() - started, chain.fleet.sent("till-1")[0] - before
-        print(f"sent {sent} bytes, at most {limit}, in {took:.1f} s; the new wheel has {new}")
-        assert sent <= limit
+        asked = questions(chain, "till-1") - asked - 1  # Without the first of these two.
+        print(
+            f"{took:.1f} s, {sent} bytes, {asked} questions; the new wheel has {new} bytes, of which not all were sent"
+        )
+        assert sent <= most_bytes
+        assert asked <= most_questions
+        assert took < TIME_AT_MOST_S
     chain.fleet.unshape("till-1")
     chain.fleet.ssh("till-1", "systemctl start pos")
 
     assert chain.healthy("till-1") == "0.1.1"
+
+
+TIME_AT_MOST_S = 90
+
+
+def questions(chain, till):
+    """Return how often a till was asked for something by ssh."""
+    return int(chain.fleet.ssh(till, "journalctl --sync; journalctl --no-pager -t sudo | grep -c COMMAND=").stdout)
 
 
 def test_a_changed_byte_is_refused_before_anything_is_switched(chain, make):
