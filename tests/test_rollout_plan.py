@@ -265,6 +265,16 @@ def test_a_till_that_cannot_be_staged_is_left_out_and_stops_nobody(report):
     assert (report.outcome, report.tills["a"]["why"]) == ("some", "not staged: no room")
 
 
+def test_a_damaged_release_is_told_file_by_file(report):
+    """What sha256sum says on both its outputs, without its sums of that."""
+    said = {"rc": 1, "stdout": "a.whl: FAILED", "stderr": "sha256sum: WARNING: 1 computed checksum did NOT match"}
+    report.failed("central", "rollout_checked", said)
+    report.end()
+
+    assert report.outcome == "nothing"
+    assert report.stopped_by == "the release is not what make-release made: a.whl: FAILED"
+
+
 def test_canaries_that_central_did_not_see_well_went_back(report):
     """One that does not is failed."""
     for till in ("a", "b"):

@@ -8,9 +8,13 @@ import signal
 import subprocess
 import threading
 import time
+import zipfile
+from pathlib import Path
+from random import Random
 
 import pytest
 from brokers import wait_until
+from cables import counting_ssh
 from click.testing import CliRunner
 from releases import changed, release, seal, version_of
 from shops import Shops, installed
@@ -23,14 +27,16 @@ OLD = "0.1.0"
 CRASHES = {"edge/service.py": [("from __future__ import annotations", "raise SystemExit(7)")]}
 FAILS = {"edge/standing.py": [("troubles=self._told", 'troubles={"intake_failing": self._clock_ms()}')]}
 """It runs, answers and connects; only central is told that something is wrong with it."""
+FAILS_IN = 'troubles={{"intake_failing": self._clock_ms()}} if self._config.store_id == "{store}" else self._told'
 TILLS = {
-    f"{store:03}-{lane:02}": (f"{store:03}", lane, "canary" if (store, lane) == (42, 1) else "main")
+    f"{store:03}-{lane:02}": (f"{store:03}", lane, "canary" if (store, lane) in ((42, 1), (51, 1)) else "main")
     for store in range(42, 52)
     for lane in (1, 2)
 }
-SSH_BYTES = 6_000
-"""What a new connection costs before it carries anything: keys, names, the agent's own traffic meanwhile."""
+NO_OP_BYTES = 2_000
+"""What a till that is right may be sent: ssh's own greeting and one question."""
 FEW = "042-01,042-02,043-01,044-01"
+LARGE = 1_200_000
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +89,38 @@ def test_a_release_that_central_does_not_understand_is_refused(shops, made, tmp_
     assert "speaks wire version 8, 9, central 1, 2: upgrade central first" in ended.said
 
 
-def test_a_release_with_a_changed_byte_is_refused(shops, made, tmp_path):
-    """Before central or a till hears of it."""
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("changed", "not what make-release made: click-8"),
+        ("gone", "No such file or directory"),
+        ("unlisted", "lacks click-8"),
+    ],
+    ids=["changed", "gone", "unlisted"],
+)
+def test_a_release_with_a_changed_byte_or_without_a_wheel_is_refused(shops, made, tmp_path, damage, why):
+    """Before central or a till hears of it, by `stage` as by a rollout: exit code 4, and the file is named."""
     broken = changed(made["first"], tmp_path / "broken", "0.3.1")
     wheel = next(broken.glob("click-*.whl"))
-    wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
-    ended = shops.roll(release=broken)
+    if damage == "changed":
+        wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
+    else:
+        wheel.unlink()
+    if damage == "unlisted":
+        seal(broken)
+    ended = shops.roll(kind="rollout" if damage == "changed" else "stage", release=broken)
 
     assert (ended.code, ended.report["tills"], ended.report["rollout"]) == (4, {}, None)
+    assert why in ended.report["stopped_by"], ended.said
+    assert wheel.name in ended.report["stopped_by"]
 
 
-def test_a_second_rollout_and_a_freeze_are_refused_with_the_reason(shops, made):
+def test_a_second_rollout_a_freeze_and_another_hour_are_refused_with_the_reason(shops, made):
     """Exit code 4: nothing was done; what to do stands there."""
+    later = [f"{(time.gmtime().tm_hour + hours) % 24:02}:00" for hours in (2, 3)]
+    ended = shops.roll(release=made["good"], rollout_hours=f"{'-'.join(later)} UTC")
+    assert (ended.code, "outside the hours" in ended.report["stopped_by"]) == (4, True), ended.said
+
     number = at_central(shops, "begin", "9.9", "--wire", "1").strip()
     ended = shops.roll(release=made["good"])
     assert (ended.code, f"rollout {number} of 9.9 is under way" in ended.said) == (4, True), ended.said
@@ -185,7 +211,7 @@ def begun(shops, *words, **options):
 
 
 def test_a_release_reaches_twenty_tills_in_waves_and_who_was_away_is_caught_up_with(shops, made):
-    """Two tills are dead, one has a damaged copy of the release: 17 go, one goes back, exit code 3."""
+    """Two tills are dead, one of two canaries among them, one's copy is damaged: 17 go, one goes back, exit code 3."""
     dead, damaged = ("046-02", "051-01"), "050-02"
     for till in dead:
         shops.fleet.link(till, up=False)
@@ -251,13 +277,16 @@ def test_a_till_whose_link_is_cut_while_it_switches_holds_nobody_up(shops, made)
 
 
 def test_a_second_run_changes_nothing_and_costs_a_till_one_question(shops, made):
-    """2 kB, beside what a connection itself costs; a till at a slow link does not notice."""
-    before, sent = shops.runs(), shops.fleet.sent("045-01")
-    ended = shops.roll("--limit", "042-01,045-01", release=made["better"])
+    """Less than 2 kB by a new connection, its keys and names among it; a till at a slow link does not notice."""
+    shops.fleet.forget_connections()
+    with counting_ssh(shops.fleet, "045-01") as spent:
+        before = shops.runs()
+        ended = shops.roll("--limit", "042-01,045-01", release=made["better"])
 
     assert (ended.code, ended.states()) == (0, {"042-01": "same", "045-01": "same"}), ended.said
     assert shops.runs() == before
-    assert shops.fleet.sent("045-01")[0] - sent[0] <= 2_000 + SSH_BYTES
+    print(f"a till that is right: {spent.payload} bytes sent, {spent.total} with headers, {spent.packets} packets")
+    assert 0 < spent.payload <= NO_OP_BYTES
 
 
 def test_a_rollback_brings_the_release_before_and_central_wants_it(shops):
@@ -269,3 +298,67 @@ def test_a_rollback_brings_the_release_before_and_central_wants_it(shops):
     assert (ended.code, ended.states()) == (0, {**dict.fromkeys(three, "returned"), another: "same"}), ended.said
     assert shops.runs() == before | dict.fromkeys(three, OLD)
     assert {wanted(shops)[till] for till in three} == {OLD}
+
+
+# -- What else may happen on the way -----------------------------------------------------------------------------------
+
+
+def test_staging_goes_on_where_a_cut_link_ended_it(shops, made, tmp_path):
+    """What had come stays, only the rest is sent again, and nothing that runs is touched."""
+    till, large = "048-01", changed(made["first"], tmp_path / "large", "0.4.0")
+    wheel = fill(next(large.glob("tillstream-*.whl")), LARGE)
+    seal(large)
+    there, runs, sent = shops.fleet.root(till) / "opt/tillstream/wheels", shops.runs(), shops.fleet.sent(till)[0]
+    at_once = {"till_agent_bwlimit_kbytes": 200}
+    with begun(shops, "--limit", till, kind="stage", release=large, **at_once) as (running, folder, log):
+        assert wait_until(lambda: came(there / wheel.name) > LARGE // 3, 60), log.read_text("utf-8")
+        shops.fleet.link(till, up=False)
+        assert wait_until(lambda: not is_sending(large), 60), log.read_text("utf-8")
+        shops.fleet.link(till, up=True)
+        code = running.wait(120)
+
+    assert (code, staged(folder)) == (0, {till: "staged"}), log.read_text("utf-8")
+    assert "0.4.0" in shops.release(till, "status")["staged"]
+    assert shops.runs() == runs
+    again = shops.fleet.sent(till)[0] - sent - LARGE
+    print(f"{again} bytes beside the {LARGE} of the wheel, after a cut at a third of it")
+    assert again < LARGE // 5
+
+
+def fill(wheel, size):
+    """Put bytes into a wheel that no compression and no older wheel makes fewer."""
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("edge/ballast.bin", Random(4).randbytes(size))
+    return wheel
+
+
+def came(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def is_sending(folder):
+    """Tell whether an rsync of this folder runs."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0].endswith(b"rsync") and any(str(folder).encode() in word for word in words):
+                return True
+    return False
+
+
+def staged(folder):
+    told = json.loads((folder / "report.json").read_text("utf-8"))["tills"]
+    return {till: one["state"] for till, one in told.items()}
+
+
+def test_waves_stop_where_central_finds_a_till_of_one_sick(shops, made, tmp_path):
+    """The canary and the first wave are well, the second is not: exit code 2, and the third is not begun."""
+    sick = {"edge/standing.py": [("troubles=self._told", FAILS_IN.format(store="043"))]}
+    partly = changed(made["first"], tmp_path / "partly", "0.5.0", sick)
+    before = shops.runs()
+    ended = shops.roll("--limit", FEW, release=partly, rollout_waves=[1, 1, 1], rollout_settle_s=4)
+
+    assert ended.code == 2, ended.said
+    assert "043-01: it has a new trouble: intake_failing" in ended.report["stopped_by"]
+    assert ended.states() == {**dict.fromkeys(("042-01", "042-02", "043-01"), "upgraded"), "044-01": "not_tried"}
+    assert shops.runs()["044-01"] == before["044-01"]

@@ -32,6 +32,8 @@ ASKED_CENTRAL = ("rollout_begun", "rollout_missing", "rollout_gate")
 """Where an unreachable host is central, and not the till in whose name it was asked."""
 STAGING = ("till_agent_asked", "till_agent_sent", "till_agent_staged")
 """Where what fails concerns one till only."""
+CHECKED = "rollout_checked"
+"""Where the files of a release are compared with their checksums."""
 
 
 class Report:
@@ -66,7 +68,9 @@ class Report:
     def failed(self, host: str, step: str, result: Mapping[str, Any]) -> None:
         """Take that something failed: one till could not be staged and is left out, or the run ends."""
         why = str(_said(result).get("why") or _words(result) or result.get("msg") or "a task failed").strip()[-1000:]
-        if step in STAGING:
+        if step == CHECKED:
+            self.stop(f"the release is not what make-release made: {_damage(result)}")
+        elif step in STAGING:
             self._note(host, "failed", why=f"not staged: {why}")
         else:
             self.stop(why)
@@ -116,7 +120,7 @@ class Report:
 
     def _on_rollout_undone(self, host: str, told: Mapping[str, Any], words: str) -> None:
         runs = str(told.get("release") or "")
-        why = "the canaries were not well" if told.get("ok") else f"it did not go back: {told.get('why') or words}"
+        why = "the gate was not passed" if told.get("ok") else f"it did not go back: {told.get('why') or words}"
         self._note(host, "rolled_back" if told.get("ok") else "failed", runs, why)
 
     @property
@@ -160,6 +164,13 @@ def _words(result: Mapping[str, Any]) -> str:
     if not result.get("rc"):
         return ""
     return (str(result.get("stderr") or "").strip() or str(result.get("stdout") or "").strip() or "no words")[-500:]
+
+
+def _damage(result: Mapping[str, Any]) -> str:
+    """Return what sha256sum found wrong, file by file, without its own sums of that."""
+    lines = f"{result.get('stdout') or ''}\n{result.get('stderr') or result.get('msg') or ''}".splitlines()
+    found = [line.removeprefix("sha256sum: ").strip() for line in lines if "WARNING" not in line]
+    return "; ".join(filter(None, found))[-1000:]
 
 
 def _time(at: float) -> str:
