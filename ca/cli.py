@@ -117,9 +117,7 @@ def issue(
         raise click.UsageError("--server and --name go together: a server is checked by the names it is reached under")
     office = _office(context)
     if csr is not None:
-        if server:
-            raise click.UsageError("--csr is for tills and central workers")
-        _put(out, pem(office.issue(name, csr.read())))
+        _put(out, pem(office.issue(name, csr.read(), names)))
         return
     if out is None:
         raise click.UsageError("a key made here needs a folder: --out")

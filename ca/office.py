@@ -123,14 +123,15 @@ class Office:
 
     # -- Issuing -----------------------------------------------------------------------------------------------------
 
-    def issue(self, name: str, given: bytes) -> x509.Certificate:
-        """Sign the request of a till or a central worker that a person, or Ansible, carried here."""
+    def issue(self, name: str, given: bytes, names: tuple[str, ...] = ()) -> x509.Certificate:
+        """Sign the request that a person, or Ansible, carried here: of a server by its names, else of a user."""
         request = read_request(given)
         key = usable_key(request.public_key())
         self._check_subject(request, name)
-        self._check_user(name)
+        if not names:
+            self._check_user(name)
         with self._register.transaction():
-            return self._issue(key, name, "client", (), "request")
+            return self._issue(key, name, "server" if names else "client", names, "request")
 
     def issue_key(
         self, name: str, kind: Kind, names: tuple[str, ...], key: ec.EllipticCurvePublicKey

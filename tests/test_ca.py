@@ -463,6 +463,19 @@ def test_keys_made_here_are_for_servers_and_workers_and_are_not_overwritten(pki,
     assert at(pki, "issue", "central-2").exit_code == 2
 
 
+def test_the_request_of_a_server_on_another_machine_is_signed_with_its_names(pki, tmp_path):
+    """Its key need not travel: the certificate is for a server of these names, and for no client."""
+    csr, cert = tmp_path / "d.csr", tmp_path / "d.pem"
+    csr.write_bytes(request("database", make_key()))
+    names = ("--server", "--name", "db.example", "--name", "10.0.0.7")
+    assert at(pki, "issue", "database", "--csr", csr, *names, "--out", cert).exit_code == 0
+
+    made = x509.load_pem_x509_certificate(cert.read_bytes())
+    assert purposes(made) == {"server"}
+    named = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(one.value) for one in named] == ["db.example", "10.0.0.7"]
+
+
 def test_an_issue_that_was_killed_between_key_and_certificate_is_completed_with_that_key(pki, tmp_path):
     """And a key that was moved away after a revocation makes room for a new one."""
     out = tmp_path / "tls"

@@ -72,13 +72,17 @@ def commands() -> list[str]:
 class Chain(Fleet):
     """A server and its tills, and a copy of ``ansible/`` to rule them with, which holds the inventory."""
 
+    machines_of_debian: tuple[str, ...] = (SERVER,)
+    """Where Debian's packages are installed; the last one has the database."""
+
     def __init__(self, work: Path, layers: dict[str, list[Path]]) -> None:
-        super().__init__(work, layers, {SERVER: {packages("bookworm", *DEBIAN): "/srv/debs"}})
+        debian = {packages("bookworm", *DEBIAN): "/srv/debs"}
+        super().__init__(work, layers, dict.fromkeys(self.machines_of_debian, debian))
         self.ansible = self.work / "checkout" / "ansible"
 
     @property
     def tills(self) -> list[str]:
-        return [name for name in self.names if name != SERVER]
+        return [name for name in self.names if name not in self.machines_of_debian]
 
     def prepare(self, made: Path | None = None) -> None:
         """Copy what the README's reader has, and tell its inventory how these machines are reached."""
@@ -111,8 +115,9 @@ class Chain(Fleet):
         )
 
     def offline_debian(self) -> None:
-        """Let the server's apt find its packages in a folder: it has no internet either."""
-        self.ssh(SERVER, "echo 'deb [trusted=yes] file:///srv/debs ./' >/etc/apt/sources.list; apt-get -q update")
+        """Let the servers' apt find its packages in a folder: they have no internet either."""
+        for server in self.machines_of_debian:
+            self.ssh(server, "echo 'deb [trusted=yes] file:///srv/debs ./' >/etc/apt/sources.list; apt-get -q update")
 
     def start_selling(self) -> None:
         """Let a POS close ten documents a second on each till."""
@@ -133,8 +138,8 @@ class Chain(Fleet):
 
     def sql(self, statement: str) -> list[list[str]]:
         """Ask central's database."""
-        asked = "runuser -u tillstream -- psql -d tillstream -qtA -F '|'"
-        said = self.ssh(SERVER, asked, input=statement).stdout
+        asked = "psql -U tillstream -d tillstream -qtA -F '|'"
+        said = self.ssh(self.machines_of_debian[-1], asked, input=statement).stdout
         return [line.split("|") for line in said.splitlines()]
 
     def stored(self) -> dict[str, int]:
