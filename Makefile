@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: demo test lint baskets machines bench prove clean
+.PHONY: demo test lint baskets machines bench bench-growth prove clean
 
 demo: $(VENV)/.demo ## A broker, central and 20 tills on this machine, and a proof (ARGS="--chaos").
 	$(BIN)/tillstream demo $(ARGS)
@@ -29,6 +29,9 @@ machines: $(VENV)/.dev ## Fetch what the tests on booted machines start from: ba
 bench: $(VENV)/.dev ## Print every figure beside its limit, measured in the same run.
 	$(BIN)/python bench/run.py $(ARGS)
 
+bench-growth: $(VENV)/.dev ## The console over 5,000 tills and millions of receipts (ARGS="--database sqlite --scale 0.1").
+	$(BIN)/python bench/growth.py $(ARGS)
+
 prove: $(VENV)/.dev ## Every proof at length, about two hours (ARGS="--part simulator --scale 0.01"); writes proof.json.
 	$(BIN)/python tests/prove.py $(ARGS)
 
@@ -44,9 +47,9 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,broker]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,console,broker]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,broker,dev,rollout]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[central,console,broker,dev,rollout]'
 	@touch $@

@@ -5,10 +5,11 @@ Pure: reads no file and no clock.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+
+from wire.listen import host_and_port, is_loopback
 
 MIB = 1024 * 1024
 
@@ -75,18 +76,7 @@ class BrokerConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
     def address(self) -> tuple[str, int]:
         """Return host and port of ``listen``; port 0 lets the system choose one."""
-        host, colon, port = self.listen.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            raise ValueError(f"`listen` = {self.listen!r} is not host:port, such as 127.0.0.1:1883 or [::1]:1883")
-        return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach a host; a name other than localhost may lead anywhere."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return host_and_port("listen", self.listen)
 
 
 def amqtt_config(config: BrokerConfig) -> dict[str, Any]:

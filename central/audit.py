@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from .models import Audit
@@ -11,8 +14,23 @@ from .models import Audit
 NOTE_MAX = 500
 
 
+_acting: ContextVar[str] = ContextVar("acting", default="")
+
+
+@contextmanager
+def acting_as(name: str) -> Iterator[None]:
+    """Let rows that are written within name this person: whoever decided is not whom the process runs as."""
+    before = _acting.set(name)
+    try:
+        yield
+    finally:
+        _acting.reset(before)
+
+
 def who() -> str:
-    """Return the person at the keyboard: whoever called sudo, or the login name."""
+    """Return the person who acts: by the console's login, or at the keyboard whoever called sudo or logged in."""
+    if name := _acting.get():
+        return name
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
@@ -22,6 +40,8 @@ def who() -> str:
 def a_note(text: str) -> str:
     """Return a note as it is kept; raises ValueError that names the limit."""
     note = text.strip()
+    if "\0" in note:
+        raise ValueError("a note is text, without characters of the number 0")
     if len(note) > NOTE_MAX:
         raise ValueError(f"a note may have {NOTE_MAX} characters, this one has {len(note)}")
     return note

@@ -165,6 +165,8 @@ class Batch:
     held: list[tuple[str, str, int, str, int, bytes | None]] = field(default_factory=list)
     """Numbers whose documents are here already, under the numbers of the streams named last: they are no holes. With
     the chain's digest after it where the bytes were forgotten there."""
+    inserted: int = 0
+    """How many of the documents were not there before; known once they are written."""
     chains: dict[Key, list[bytes]] = field(default_factory=dict)
     """The digests after the newest numbers of a stream, up to its mark."""
 

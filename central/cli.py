@@ -17,13 +17,15 @@ import peewee as pw
 from wire.program import EXIT_FINDINGS, EXIT_NOT_REACHABLE, ConfigError, end_at_once, is_disk_failure, log_to_stderr
 from wire.translation import tell
 
-from . import consumer, days_cli, reports, roll, settings_cli
+from . import consumer, consumers_cli, days_cli, reports, roll, settings_cli
 from .backup_cli import backup, restore
 from .carriage_cli import import_
 from .cli_base import as_json_option, configured, fail, most_option, read, show, table
+from .console_cli import console
 from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .doctor_cli import doctor
 from .export_cli import export_command
+from .hand_over_cli import command as hand_over
 from .inventory_cli import inventory
 from .late import late, read_denied
 from .lock import InUseError
@@ -35,6 +37,7 @@ from .retention_cli import retention
 from .rollout_cli import rollout
 from .service import log, wall_clock_ms
 from .service import run as run_worker
+from .users_cli import tokens, users
 
 
 @click.group()
@@ -304,8 +307,13 @@ for _command in (
     doctor,
     retention,
     export_command,
+    hand_over,
     inventory,
     rollout,
+    console,
+    consumers_cli.group,
+    users,
+    tokens,
 ):
     central.add_command(_command)
 for _decision in (days_cli.park, days_cli.unpark, days_cli.approve, settings_cli.tag_till):

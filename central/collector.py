@@ -88,7 +88,7 @@ class Collector:
         if given.span:
             self._plan_repeat(state, task)
         elif state.task and state.task.is_open and not state.is_repeating:
-            task.state = "done"  # What is under way will bring what this one asks for.
+            self._close(task, "done")  # What is under way will bring what this one asks for.
             self._changed_tasks[given.task_id] = task
         else:
             self._set_aside(state)
@@ -217,6 +217,8 @@ class Collector:
         self._heads.lie_below(state, outcome.mark.stream, compared_from)
         task = state.task if state.task and state.task.is_open else None
         answered = task if task and task.state == "requested" and task.task_id == outcome.task else None
+        if answered:
+            self.counters.upload_s.observe(now - answered.asked_at)
         if outcome.kind == "unknown_stream":
             state.mark = None  # The database no longer knows it: ask for the doorbell, which opens it again.
         elif state.mark is None or state.mark.stream == outcome.mark.stream:
@@ -283,7 +285,7 @@ class Collector:
         if state.is_even:
             return self._on_even(till, state, now, is_told=bell.stored == mark.through)
         self._set_aside(state)
-        task = state.task if state.task and state.task.is_open else self._make_task(till, "doorbell", now)
+        task = self._task_for_bell(till, state, now)
         task.is_urgent = task.is_urgent or bell.urgent
         if task.state == "resting":  # It rings, so it is there: no need to sit out the rest.
             self.turns.leave(till)
@@ -291,6 +293,12 @@ class Collector:
         if task.state == "waiting":
             self._debounce.ring(till, now, urgent=task.is_urgent)
         return []
+
+    def _task_for_bell(self, till: str, state: TillState, now: float) -> Task:
+        if state.task and state.task.is_open:
+            self.counters.coalesced += 1
+            return state.task
+        return self._make_task(till, "doorbell", now)
 
     def _on_even(self, till: str, state: TillState, now: float, *, is_told: bool) -> list[Command]:
         self._heads.drop_reached(till, state)
@@ -390,7 +398,7 @@ class Collector:
     def _end_repeat(self, state: TillState, task: Task, how: Literal["done", "failed", "expired"]) -> None:
         if state.task is task:
             self._set_aside(state)
-        task.state = how
+        self._close(task, how)
         state.repeats.remove(task)
         self._changed_tasks[task.task_id] = task
 
@@ -437,6 +445,7 @@ class Collector:
             task.first_asked_at = now  # Attempts begin anew after a rest, and an early answer may come late.
         task.state, task.attempts = "requested", task.attempts + 1
         self._change(task)
+        task.asked_at = now
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
         self.turns.asked.set(till, now + self.limits.timeout_s)
         self.counters.requests += 1
@@ -488,12 +497,16 @@ class Collector:
         self._debounce.cancel(till)
         if (task := state.task) and task.is_open and not task.span:
             self.turns.leave(till)
-            task.state = how
+            self._close(task, how)
             if task.is_written:
                 self._changed_tasks[task.task_id] = task
             else:
                 self._changed_tasks.pop(task.task_id, None)
         self._go_on_repeating(state)
+
+    def _close(self, task: Task, how: Literal["done", "failed", "expired"]) -> None:
+        task.state = how
+        self.counters.ended[task.reason, how] += 1
 
     def _end(self, state: TillState, task: Task, how: Literal["failed", "expired"]) -> None:
         if task.span:

@@ -7,12 +7,14 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from wire.broker_url import DEFAULT, check_broker_urls
+from wire.listen import host_and_port, is_loopback
 from wire.tls import check_files
 from wire.tokens import FLEET_KEY_FILE
 from wire.translation import Language
 
 from .commands import CollectorLimits
 from .database import Place
+from .export_files import Form, What
 from .share import Share
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -84,6 +86,16 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     consumer_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 5
     """How long a read of stored documents waits for transactions that may still bring something older."""
 
+    hand_over_folder: str = ""
+    """Where `tillstream central hand-over` puts the files of complete days, for a program that takes them."""
+    hand_over_files: tuple[What, ...] = ("documents",)
+    """What is written of a day: documents, lines, tenders, taxes."""
+    hand_over_format: Form = "csv"
+    hand_over_days: Annotated[int, Meta(ge=1, le=3650)] = 35
+    """A day that is over for longer is not handed over any more, nor again."""
+    hand_over_every_s: Seconds = 10
+    """How often it looks for days that are complete by now."""
+
     backups_keep: Annotated[int, Meta(ge=1, le=10_000)] = 7
     """How many backups stay in the folder they are made in; the newest ones."""
     backup_age_max_days: Annotated[float, Meta(gt=0, le=3650)] = 2
@@ -93,6 +105,29 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What ``tillstream central retention`` forgets the bytes of; 0: nothing, unless it is told."""
     retention_batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     """So many numbers of a stream are forgotten in one transaction."""
+
+    console_listen: str = "127.0.0.1:8080"
+    """Where the console and the REST API are; anywhere else than on this machine only with TLS or behind a proxy."""
+    console_tls_cert_file: str = ""
+    console_tls_key_file: str = ""
+    console_behind_proxy: bool = False
+    """Whether a proxy that speaks TLS stands before it: its word counts for who asks, and cookies go over TLS only."""
+    console_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """From which addresses a proxy's word counts."""
+    console_threads: Annotated[int, Meta(ge=2, le=256)] = 8
+    """So many requests are answered at once; each has a connection to the database meanwhile."""
+    console_connections_max: Annotated[int, Meta(ge=8, le=100_000)] = 512
+    console_request_s: Annotated[float, Meta(gt=0, le=600)] = 30
+    """So long a client may take to send a request; one that takes longer holds a connection that others need."""
+    console_request_limit_bytes: Annotated[int, Meta(ge=4096, le=2**26)] = 2**20
+    console_session_s: Annotated[float, Meta(ge=60, le=31 * 86_400)] = 43_200
+    console_idle_s: Annotated[float, Meta(ge=60, le=31 * 86_400)] = 3_600
+    """A login ends after this time, and earlier if nothing was asked for this long."""
+    console_login_failures_max: Annotated[int, Meta(ge=1, le=1000)] = 10
+    console_login_pause_s: Annotated[float, Meta(gt=0, le=86_400)] = 60
+    """After so many failures for one name, or from one address, within this time nobody is let in there for the rest of
+    it."""
+    console_password_chars_min: Annotated[int, Meta(ge=8, le=128)] = 12
 
     database_password_file: str = ""
     """PostgreSQL's password; empty leaves it to libpq (PGPASSFILE, PGPASSWORD, a socket's peer)."""
@@ -109,6 +144,20 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What tills' tokens are made from: it checks the seal of documents that were carried by file."""
     deny_file: str = ""
     """The embedded broker's deny list, if central can read it: a till on it is shown as revoked."""
+    metrics_listen: str = ""
+    """Where this worker answers ``/metrics``, ``/healthz`` and ``/readyz``, such as 127.0.0.1:9464; empty: nowhere.
+    Each worker on a machine needs a port of its own."""
+    metrics_open: bool = False
+    """Whether ``metrics_listen`` may be an address that others reach: there is neither login nor TLS."""
+    metrics_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5
+    """So long one who asks there may take to say what."""
+    metrics_per_till: bool = False
+    """Whether the console's ``/metrics`` has series of each till: some 9 a till, 0.9 MB for 1,000 tills."""
+    ready_turn_max_s: Seconds = 30
+    """A worker that has finished nothing for so long while something waits is not ready."""
+    health_turn_max_s: Seconds = 600
+    """A worker that has finished nothing for so long is not alive; longer than database_statement_timeout_s."""
+
     language: Language = "ru"
     """What people read: ``ru`` or ``en``; codes, logs and JSON stay English."""
     log_level: str = "info"
@@ -118,6 +167,41 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Share.parse(self.worker)
         check_broker_urls(self.broker_urls, self.tls_ca_file)
         check_files(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+        self._check_console()
+        if "days" in self.hand_over_files or not self.hand_over_files:
+            raise ValueError("`hand_over_files` are some of documents, lines, tenders and taxes")
+        self._check_metrics()
+
+    def _check_metrics(self) -> None:
+        if self.metrics_listen and not (is_loopback(self.metrics_address()[0]) or self.metrics_open):
+            raise ValueError(
+                f"`metrics_listen` = {self.metrics_listen!r} can be reached from outside, and there is no login and no"
+                " TLS: listen on 127.0.0.1, or say `metrics_open = true` if that is meant"
+            )
+
+    def metrics_address(self) -> tuple[str, int]:
+        """Return where a worker answers for its figures and its health; port 0 lets the system choose one."""
+        return host_and_port("metrics_listen", self.metrics_listen)
+
+    def _check_console(self) -> None:
+        host, _ = self.console_address()
+        if bool(self.console_tls_cert_file) != bool(self.console_tls_key_file):
+            raise ValueError("`console_tls_cert_file` and `console_tls_key_file` go together: set both or neither")
+        if not (is_loopback(host) or self.console_tls_cert_file or self.console_behind_proxy):
+            raise ValueError(
+                f"`console_listen` = {self.console_listen!r} can be reached from outside, and passwords would cross the"
+                " network readable: set `console_tls_cert_file` and `console_tls_key_file`, or listen on 127.0.0.1, or"
+                " say `console_behind_proxy = true` where a proxy speaks TLS before it"
+            )
+
+    def console_address(self) -> tuple[str, int]:
+        """Return host and port of the console; port 0 lets the system choose one."""
+        return host_and_port("console_listen", self.console_listen)
+
+    @property
+    def console_over_tls(self) -> bool:
+        """Whether browsers reach the console by TLS."""
+        return bool(self.console_tls_cert_file) or self.console_behind_proxy
 
     @property
     def share(self) -> Share:

@@ -34,6 +34,10 @@ class CursorError(ValueError):
     """Nothing can be read after this cursor; the text says why and where to begin."""
 
 
+class OtherIncarnationError(CursorError):
+    """The cursor counts in a database that was put back to an earlier state since."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """How far a consumer has read: a document's number, and in which incarnation of the database it counts."""
@@ -95,29 +99,42 @@ def read(
     Waits ``wait_s`` seconds at most for transactions that may still bring something older than what is there; what they
     hold up comes the next time. Raises CursorError.
     """
-    row = database.run(_INCARNATION).fetchone()
-    if row is None:
-        raise CursorError("no central has used this database yet: start `tillstream central run`")
-    incarnation = row[0]
-    begin = after or Cursor(incarnation, 0)
-    newest = database.last_number("document")
-    _check(begin, incarnation, newest)
+    begin = after or Cursor(incarnation_of(database), 0)
+    newest = check(database, begin)
     through = _wait(Horizon(database, "document"), begin.number, newest, wait_s, sleep)
     rows = database.run(_DOCUMENTS, (begin.number, through, most)).fetchall() if through > begin.number else []
     documents = [_document(*row) for row in rows]
     # Not ``through``: a server that crashes may give numbers out again that nobody used, for they were never flushed.
     reached = documents[-1]["id"] if documents else begin.number
-    return Page(documents, Cursor(incarnation, reached))
+    return Page(documents, Cursor(begin.incarnation, reached))
 
 
-def _check(begin: Cursor, incarnation: int, newest: int) -> None:
+def incarnation_of(database: Sqlite | Postgres) -> int:
+    """Return which incarnation of central's database this is; raises CursorError while it has never been used."""
+    row = database.run(_INCARNATION).fetchone()
+    if row is None:
+        raise CursorError("no central has used this database yet: start `tillstream central run`")
+    return int(row[0])
+
+
+def newest(database: Sqlite | Postgres, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Cursor:
+    """Return the cursor behind all that is stored and can be told for certain; not inside a transaction."""
+    last = database.last_number("document")
+    certain = _wait(Horizon(database, "document"), 0, last, wait_s, sleep)
+    return Cursor(incarnation_of(database), min(certain, last))
+
+
+def check(database: Sqlite | Postgres, begin: Cursor) -> int:
+    """Raise CursorError unless a cursor counts here, and return the last number that was handed out."""
+    incarnation, newest = incarnation_of(database), database.last_number("document")
     if begin.incarnation != incarnation:
-        raise CursorError(
+        raise OtherIncarnationError(
             f"{begin}: central's database was put back to an earlier state since (it is incarnation {incarnation} now),"
             " and numbers were given out again. Begin at 0, and know documents by till_id and document_id"
         )
     if begin.number > newest:
         raise CursorError(f"{begin}: no more than {newest} documents were ever numbered in this database")
+    return newest
 
 
 def _wait(horizon: Horizon, after: int, newest: int, wait_s: float, sleep: Callable[[float], None]) -> int:

@@ -7,6 +7,7 @@ written once, with ``?`` where a value goes and ``{WORDS}`` where the two differ
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -157,9 +158,13 @@ class Place:
         """
         return _opened(_for_worker(self) if self.kind == "sqlite" else Postgres(self, to_write=True))
 
-    def look(self, *, to_write: bool) -> Sqlite | Postgres:
-        """Return the database for a short look or a person's change, connected; it is never made by that."""
-        return _opened(_for_person(self, to_write) if self.kind == "sqlite" else Postgres(self, to_write=to_write))
+    def look(self, *, to_write: bool, any_thread: bool = False) -> Sqlite | Postgres:
+        """Return the database for a short look or a person's change, connected; it is never made by that.
+
+        ``any_thread``: a connection goes from hand to hand, one thread at a time (PostgreSQL's always may).
+        """
+        is_file = self.kind == "sqlite"
+        return _opened(_for_person(self, to_write, any_thread) if is_file else Postgres(self, to_write=to_write))
 
 
 def a_place(where: Place | Path | str) -> Place:
@@ -265,8 +270,8 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
 
     kind: Kind = "sqlite"
 
-    def __init__(self, place: Place, name: str, pragmas: dict[str, Any]) -> None:
-        super().__init__(name, pragmas=pragmas, uri=name.startswith("file:"))
+    def __init__(self, place: Place, name: str, pragmas: dict[str, Any], *, any_thread: bool = False) -> None:
+        super().__init__(name, pragmas=pragmas, uri=name.startswith("file:"), check_same_thread=not any_thread)
         self.place = place
         self._file_lock: Lock | None = None
 
@@ -285,6 +290,14 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         if self._file_lock:
             self._file_lock.close()
         return bool(is_open)
+
+    def is_alive(self, _connection: Any) -> bool:
+        """Say whether a connection that lay idle can be used."""
+        return True
+
+    def end(self, connection: Any) -> None:
+        """Close one connection of several."""
+        connection.close()
 
     def refuse_unsafe(self) -> None:
         """Read back what the promise rests on: a build or a mount may silently have said no."""
@@ -314,6 +327,20 @@ class Sqlite(_Spoken, pw.SqliteDatabase):
         """Return which transactions may still commit numbers that were given out: none, for they take turns."""
         return frozenset()
 
+    def size_bytes(self) -> int:
+        """Return what the file takes, the log beside it included."""
+        if not self.place.is_file:
+            return int(self.run("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0])
+        files = (self.place.path, self.place.path.with_name(f"{self.place.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def disk_free_bytes(self) -> int | None:
+        """Return how much room is left where the file lies; None where there is no file."""
+        if not self.place.is_file:
+            return None
+        room = os.statvfs(self.place.path.parent)
+        return room.f_bavail * room.f_frsize
+
     changing = alone = writing
 
     def reading(self) -> Any:
@@ -328,10 +355,11 @@ def _for_worker(place: Place) -> Sqlite:
     return Sqlite(place, str(place.file), pragmas)
 
 
-def _for_person(place: Place, to_write: bool) -> Sqlite:
+def _for_person(place: Place, to_write: bool, any_thread: bool) -> Sqlite:
     # Only a worker writes the log back: SQLite before 3.51.3 can damage a database where two do it at once.
     pragmas = {"busy_timeout": BUSY_MS, "synchronous": "full", "wal_autocheckpoint": 0}
-    return Sqlite(place, f"file:{place.path.resolve()}?mode={'rw' if to_write else 'ro'}", pragmas)
+    name = f"file:{place.path.resolve()}?mode={'rw' if to_write else 'ro'}"
+    return Sqlite(place, name, pragmas, any_thread=any_thread)
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
@@ -359,6 +387,18 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
             if not self.is_closed() and not self.in_transaction():
                 self.run("SELECT pg_advisory_unlock_all()")
         return bool(super().close())
+
+    def is_alive(self, connection: Any) -> bool:
+        """Say whether a connection that lay idle can be used: its server may have gone away meanwhile."""
+        try:
+            connection.execute("SELECT 1")
+        except Exception:  # noqa: BLE001 -- psycopg's errors, whose module is only there with PostgreSQL; any is a no
+            return False
+        return True
+
+    def end(self, connection: Any) -> None:
+        """Close one connection of several."""
+        connection.close()
 
     def reopen(self) -> bool:
         """Make the connection anew: the old one may be dead, or lead to a server that only reads by now."""
@@ -455,6 +495,14 @@ class Postgres(_Spoken, pw.PostgresqlDatabase):
         if rows and rows[0][0] is None:
             raise UnsafeDatabaseError(f"{self.place.url} is a standby, which does not know who writes: ask its primary")
         return frozenset(writer for (writer,) in rows)
+
+    def size_bytes(self) -> int:
+        """Return what the database takes on its server."""
+        return int(self.run("SELECT pg_database_size(current_database())").fetchone()[0])
+
+    def disk_free_bytes(self) -> int | None:
+        """Return None: the server's disk is not to be seen from here."""
+        return None
 
     def changing(self) -> Any:
         """Return a transaction for what a person decides: one after the other, so that audit rows come in order."""

@@ -19,8 +19,8 @@ from . import audit as audit_rows
 from . import days as business_days
 from . import decisions
 from .cli_base import NUMBER_MAX, as_json_option, checked_day, fail, most_option, note_option, read, show, table, write
-from .completeness import STATES, Missing, Proof, Proofs, ShiftFound, StoreDay, TillDay
-from .models import Day
+from .completeness import STATES, Missing, Proof, Proofs, TillDay
+from .day_rows import AskError, Row, day_row, explained, till_row
 from .service import wall_clock_ms
 from .store_clock import ClockError, day_after, days_between
 
@@ -31,13 +31,8 @@ STORE_DAYS_MOST = 10_000
 LISTED_MOST = 20
 """Of one kind so many lines are printed for a till; --json has all."""
 
-Row = dict[str, Any]
 Found = TypeVar("Found")
 _PROOFS: dict[Proof, str] = {True: "yes", False: "NO", None: "unknown"}
-
-
-class AskError(ValueError):
-    """Nothing can be shown for what was asked; the text says why."""
 
 
 def _ask(context: click.Context, query: Callable[[], Found]) -> Found:
@@ -95,7 +90,7 @@ def _day_rows(first: str | None, last: str | None, store_id: str | None, state: 
             told += 1
             if told > STORE_DAYS_MOST:
                 raise AskError(f"more than {STORE_DAYS_MOST} days of stores: narrow it with --from, --to or --store")
-            row = _day_row(business_days.store_day(store, day, now_ms))
+            row = day_row(business_days.store_day(store, day, now_ms))
             if state in (None, row["state"]):
                 yield row
 
@@ -110,25 +105,6 @@ def day_range(first: str | None, last: str | None) -> list[str]:
     if not first <= last <= day_after(first, DAYS_MOST - 1):
         raise AskError(f"--from {first} --to {last}: a range goes forward and has at most {DAYS_MOST} days")
     return days_between(first, last)[::-1]
-
-
-def _day_row(day: StoreDay) -> Row:
-    noted = Day.get_or_none((Day.store_id == day.store_id) & (Day.business_day == day.business_day))
-    return {
-        "store_id": day.store_id,
-        "business_day": day.business_day,
-        "state": day.state,
-        "is_over": day.is_over,
-        "ends_at_ms": day.ends_at_ms,
-        "tills_complete": sum(till.state == "complete" for till in day.tills),
-        "tills": len(day.expected),
-        "tills_not_expected": len(day.tills) - len(day.expected),
-        "documents": sum(till.documents for till in day.tills),
-        "missing": day.missing_count,
-        "totals_minor": day.totals_minor,
-        "completed_at_ms": noted.completed_at_ms if noted else None,
-        "reopened_at_ms": noted.reopened_at_ms if noted else None,
-    }
 
 
 def _money(row: Row) -> str:
@@ -156,9 +132,9 @@ def explain(context: click.Context, day: str, store: str, till: str | None, as_j
       tillstream central explain 2026-03-01 042 --till 042-03 --json
       tillstream central explain 2026-03-01 ""          documents that name no store
     """
-    found, row = _ask(context, lambda: _explained(day, store, till))
+    found, row = _ask(context, lambda: explained(day, store, till))
     if as_json:
-        click.echo(json.dumps(row | {"tills": [_till_row(one) for one in found.tills]}))
+        click.echo(json.dumps(row | {"tills": [till_row(one) for one in found.tills]}))
         return
     end = show("ends_at_ms", found.ends_at_ms)
     click.echo(
@@ -169,36 +145,6 @@ def explain(context: click.Context, day: str, store: str, till: str | None, as_j
             click.echo(f"  {name.removesuffix('_at_ms')} {show(name, row[name])}")
     for one in found.tills:
         click.echo("\n".join(["", *_till_lines(one)]))
-
-
-def _explained(day: str, store: str, till: str | None) -> tuple[StoreDay, Row]:
-    found = business_days.store_day(store, day, wall_clock_ms(), till)
-    if not found.tills:
-        who = f"till {till}" if till else "any till"
-        raise AskError(f"nothing is known of {who} in store {store!r} on {day}; see: tillstream central days")
-    return found, _day_row(found)
-
-
-def _till_row(till: TillDay) -> Row:
-    return {
-        "till_id": till.till_id,
-        "state": till.state,
-        "proofs": asdict(till.proofs),
-        "documents": till.documents,
-        "missing_at_least": till.missing_count,
-        "missing": [asdict(one) | {"count": one.count} for one in till.missing],
-        "shifts": [_shift_row(one) for one in till.shifts],
-        "notes": till.notes,
-        "next": till.next_steps,
-    }
-
-
-def _shift_row(shift: ShiftFound) -> Row:
-    different = [
-        asdict(one) | {"difference_count": one.difference_count, "difference_minor": one.difference_minor}
-        for one in shift.differences
-    ]
-    return asdict(shift) | {"differences": different}
 
 
 def _till_lines(till: TillDay) -> Iterator[str]:

@@ -18,6 +18,10 @@ class DecisionError(ValueError):
     """Nothing of the kind can be decided; the text says why and what is needed."""
 
 
+class NotThereError(DecisionError):
+    """There is no such thing to decide about."""
+
+
 def park(till_id: str, note: str, at_ms: int) -> bool:
     """Say that a till is not expected to report, and why; False if it was parked already."""
     if not note.strip():
@@ -50,7 +54,7 @@ def close_gap(number: int, note: str, at_ms: int) -> bool:
         raise DecisionError("this needs a note: how is it known, and by whom?")
     found = Gap.get_or_none(Gap.id == number)
     if found is None:
-        raise DecisionError(f"there is no number {number} there")
+        raise NotThereError(f"there is no number {number} there")
     if found.closed_at_ms is not None:
         return False
     Gap.update(closed_at_ms=at_ms, note=audit.a_note(note)).where(Gap.id == number).execute()
@@ -87,7 +91,7 @@ def store_clocks() -> list[dict[str, Any]]:
 def _till(till_id: str) -> Till:
     found: Till | None = Till.get_or_none(Till.till_id == till_id)
     if found is None:
-        raise DecisionError(f"no till named {till_id} has ever connected; see: tillstream central tills")
+        raise NotThereError(f"no till named {till_id} has ever connected; see: tillstream central tills")
     return found
 
 

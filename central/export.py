@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from . import days
 from .database import Postgres, Sqlite
-from .export_files import Form, Row, file_name, measured, replaced, writer
-
-What = Literal["documents", "lines", "tenders", "taxes", "days"]
+from .export_files import Form, Row, What, file_name, measured, replaced, writer
 
 AT_ONCE = 1_000
 """So many documents are in memory at once."""
@@ -161,7 +159,7 @@ def _document_rows(database: Sqlite | Postgres, what: What, day: str, counts: _C
     columns = ", ".join(names).replace("body", "CASE WHEN body_digest IS NULL THEN body END AS body")
     table = _FROM[what]
     between = f"SELECT {columns} FROM {table} WHERE business_day = ? AND store_id = ? AND id > ? AND id <= ?"
-    order = {"documents": "id", "lines": "id, line_number", "tenders": "id, tender_number", "taxes": "id, tax_id"}[what]
+    order = ORDERS[what]
     booleans = [names.index(name) for name in names if name.startswith("is_")]
     for store in _stores(database, day):
         after = 0
@@ -172,6 +170,23 @@ def _document_rows(database: Sqlite | Postgres, what: What, day: str, counts: _C
             counts.forgotten += sum(digest is not None for _, digest in some)
             counts.add(day, len(some))
             after = last
+
+
+ORDERS: dict[What, str] = {
+    "documents": "id",
+    "lines": "id, line_number",
+    "tenders": "id, tender_number",
+    "taxes": "id, tax_id",
+}
+
+
+def rows_of(database: Sqlite | Postgres, what: What, ids: Sequence[int]) -> list[list[Any]]:
+    """Return the rows of these documents, in the order of their numbers."""
+    names = [column.split()[0] for column in COLUMNS[what].split(",")]
+    columns = ", ".join(names).replace("body", "CASE WHEN body_digest IS NULL THEN body END AS body")
+    which = f"WHERE id IN ({', '.join('?' * len(ids))}) ORDER BY {ORDERS[what]}"
+    booleans = [names.index(name) for name in names if name.startswith("is_")]
+    return [_plain(row, booleans) for row in database.run(f"SELECT {columns} FROM {_FROM[what]} {which}", ids)]
 
 
 def _plain(row: Row, booleans: Sequence[int]) -> list[Any]:

@@ -12,9 +12,10 @@ import click
 
 from . import export, reports
 from .cli_base import Progress, as_json_option, checked_day, configured, fail, within
-from .days_cli import AskError, day_range
-from .export import Manifest, What
-from .export_files import Form, NoParquetError
+from .day_rows import AskError
+from .days_cli import day_range
+from .export import Manifest
+from .export_files import Form, NoParquetError, What
 from .models import Document
 from .service import wall_clock_ms
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 Form = Literal["csv", "excel", "jsonl", "parquet"]
+What = Literal["documents", "lines", "tenders", "taxes", "days"]
 Row = Sequence[Any]
 
 READ_AT_ONCE = 1 << 20

@@ -208,6 +208,40 @@ CREATE TABLE rollout_freeze (
   id {ID}, from_ms BIGINT NOT NULL, until_ms BIGINT NOT NULL, note TEXT NOT NULL, lifted_at_ms BIGINT);
 """
 
+_TABLES_12 = """
+CREATE TABLE account (
+  name TEXT PRIMARY KEY, role TEXT NOT NULL, password_hash TEXT NOT NULL, made_at_ms BIGINT NOT NULL,
+  language TEXT NOT NULL, theme TEXT NOT NULL);
+CREATE TABLE console_session (
+  digest TEXT PRIMARY KEY, account TEXT NOT NULL, csrf TEXT NOT NULL, made_at_ms BIGINT NOT NULL,
+  seen_at_ms BIGINT NOT NULL, address TEXT NOT NULL);
+CREATE INDEX console_session_by_account ON console_session (account);
+CREATE TABLE access_token (
+  id {ID}, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL UNIQUE, scopes TEXT NOT NULL, made_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT, used_at_ms BIGINT, revoked_at_ms BIGINT);
+CREATE TABLE consumer (
+  name TEXT PRIMARY KEY, incarnation BIGINT NOT NULL, acknowledged BIGINT NOT NULL, made_at_ms BIGINT NOT NULL,
+  acknowledged_at_ms BIGINT, note TEXT NOT NULL);
+CREATE TABLE day_handed_over (
+  store_id TEXT NOT NULL, business_day TEXT NOT NULL, completed_at_ms BIGINT NOT NULL,
+  handed_over_at_ms BIGINT NOT NULL, PRIMARY KEY (store_id, business_day));
+"""
+
+
+_TABLES_13 = """
+CREATE INDEX document_by_number ON document (receipt_number, business_day) WHERE receipt_number IS NOT NULL;
+CREATE INDEX day_by_day ON day (business_day, store_id);
+CREATE INDEX task_by_till ON task (till_id, created_at_ms);
+CREATE INDEX gap_by_till ON gap (till_id) WHERE closed_at_ms IS NULL;
+"""
+"""What the console's pages search by: a receipt's number, the newest days, one till's tasks and gaps."""
+
+_TABLES_14 = """
+CREATE INDEX task_by_age ON task (created_at_ms, task_id);
+CREATE INDEX task_by_state ON task (state, created_at_ms, task_id);
+"""
+"""The order of the list of tasks: of all, and of those in one state."""
+
 
 def _everywhere(statements: str) -> dict[Kind, str]:
     return {"sqlite": statements, "postgresql": statements}
@@ -225,6 +259,9 @@ MIGRATIONS: tuple[dict[Kind, str], ...] = (
     _everywhere(_TABLES_9),
     _everywhere(_TABLES_10),
     _everywhere(_TABLES_11),
+    _everywhere(_TABLES_12),
+    _everywhere(_TABLES_13),
+    _everywhere(_TABLES_14),
 )
 """Migration n is the n-th, counted from 1. One that was released is never changed; a new one is added."""
 

@@ -325,6 +325,81 @@ class Freeze(pw.Model):
         table_name = "rollout_freeze"
 
 
+class Account(pw.Model):
+    """A person who may log in to the console."""
+
+    name = pw.TextField(primary_key=True)
+    role = pw.TextField()
+    password_hash = pw.TextField()
+    made_at_ms = pw.BigIntegerField()
+    language = pw.TextField(default="")
+    theme = pw.TextField(default="")
+    """What the person chose: ``ru``, ``en``; ``light``, ``dark``; empty is what the browser says."""
+
+    class Meta:
+        table_name = "account"
+
+
+class ConsoleSession(pw.Model):
+    """One login of one person; who has the secret of this digest is that person until it expires."""
+
+    digest = pw.TextField(primary_key=True)
+    account = pw.TextField()
+    csrf = pw.TextField()
+    """What a form has to carry, so that no other site can send one in the person's name."""
+    made_at_ms = pw.BigIntegerField()
+    seen_at_ms = pw.BigIntegerField()
+    address = pw.TextField()
+
+    class Meta:
+        table_name = "console_session"
+
+
+class AccessToken(pw.Model):
+    """What lets a program use the REST API; the secret itself is nowhere, only its digest."""
+
+    id = pw.BigAutoField()
+    name = pw.TextField()
+    digest = pw.TextField()
+    scopes = pw.TextField()
+    """With spaces between."""
+    made_at_ms = pw.BigIntegerField()
+    expires_at_ms = pw.BigIntegerField(null=True)
+    used_at_ms = pw.BigIntegerField(null=True)
+    revoked_at_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "access_token"
+
+
+class Consumer(pw.Model):
+    """A program that takes documents over, and up to which number of which incarnation it said it has them."""
+
+    name = pw.TextField(primary_key=True)
+    incarnation = pw.BigIntegerField()
+    acknowledged = pw.BigIntegerField()
+    made_at_ms = pw.BigIntegerField()
+    acknowledged_at_ms = pw.BigIntegerField(null=True)
+    note = pw.TextField(default="")
+
+    class Meta:
+        table_name = "consumer"
+
+
+class DayHandedOver(pw.Model):
+    """A store's complete day whose files were put into the folder that another program takes them from."""
+
+    store_id = pw.TextField()
+    business_day = pw.TextField()
+    completed_at_ms = pw.BigIntegerField()
+    """When the day that was handed over was complete; one that was complete again since is handed over again."""
+    handed_over_at_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "day_handed_over"
+        primary_key = pw.CompositeKey("store_id", "business_day")
+
+
 class Central(pw.Model):
     """The one row that names this database to the tills."""
 
@@ -339,5 +414,6 @@ class Central(pw.Model):
 MODELS = (
     Till, Watermark, Document, Quarantine, HeardHead, Gap, Task, Central,
     TillTag, StoreRow, Day, HeldBefore, Setting, Audit, Backup, Worker,
-    Rollout, Release, Freeze,
+    Rollout, Release, Freeze, Account, ConsoleSession, AccessToken, Consumer,
+    DayHandedOver,
 )  # fmt: skip

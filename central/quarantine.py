@@ -15,7 +15,7 @@ from msgspec import structs
 from . import audit
 from .batch import is_same
 from .database import UNSTORABLE, first_cause
-from .decisions import DecisionError
+from .decisions import DecisionError, NotThereError
 from .judge import REASON_MAX, Accepted, Refused, judge
 from .models import Document, HeldBefore, Quarantine, still_quarantined
 
@@ -54,7 +54,7 @@ def numbers_of(chosen: Chosen) -> list[int]:
     if chosen.numbers:
         query = query.where(Quarantine.id.in_(chosen.numbers))
         if missing := sorted(set(chosen.numbers) - {row.id for row in query}):
-            raise DecisionError(
+            raise NotThereError(
                 f"there is no number {missing[0]} in quarantine; see: tillstream central quarantine --all"
             )
     else:

@@ -95,11 +95,12 @@ def _bound(place: Place, *, to_write: bool) -> Iterator[Sqlite | Postgres]:
     # Closed by hand: peewee's own `with database` begins a deferred transaction, in which a person's change fails at
     # once when a worker commits between its first look and its first word, instead of waiting for its turn.
     with closing(database), database.bind_ctx(MODELS):
-        _check_schema(place, database)
+        check_schema(place, database)
         yield database
 
 
-def _check_schema(place: Place, database: Sqlite | Postgres) -> None:
+def check_schema(place: Place, database: Sqlite | Postgres) -> None:
+    """Raise NoDatabaseError unless the schema is the one that this version knows."""
     try:
         done = applied(database)
     except pw.DatabaseError as problem:

@@ -8,7 +8,7 @@ planned by reading only: of ten thousand tills that takes seconds, in which a wo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,8 @@ from .models import Document, Task, Till, Watermark
 from .store_clock import day_after
 
 INSERTED_AT_ONCE = 1_000
+NAMED_MOST = 20
+"""So many wishes that were taken back are named in an audit row."""
 _STRETCHES = (
     "SELECT n.till_id, n.stream,"
     " (SELECT max(b.sequence) FROM document b"
@@ -65,6 +67,16 @@ class Wish:
     span: Span | None = None
 
 
+def check(scope: Scope) -> None:
+    """Raise RequestError for what no till can be asked for, whatever is known of it."""
+    if not (scope.till or scope.store or scope.day or scope.everything):
+        raise RequestError("name a till, a store, a day, or everything for the whole fleet")
+    if scope.till is None and (scope.shift is not None or scope.first is not None):
+        raise RequestError("a shift and a range need a till: each till numbers for itself")
+    if sum((scope.first is not None, scope.everything, scope.day is not None or scope.shift is not None)) > 1:
+        raise RequestError("give a range, or everything, or a day and a shift")
+
+
 def plan(scope: Scope) -> list[Wish]:
     """Return what has to be asked for, till by till; raises RequestError where nothing fits."""
     tills = _tills(scope)
@@ -97,6 +109,20 @@ def leave(scope: Scope, wishes: list[Wish], at_ms: int, note: str) -> list[str]:
         Task.insert_many(made[start : start + INSERTED_AT_ONCE]).execute()
     names = iter(made)
     return [str(task or next(names)["task_id"]) for task in tasks]
+
+
+def cancel(task_ids: Collection[str], note: str, at_ms: int) -> list[str]:
+    """Take back wishes that no worker has taken up yet, with one audit row; returns those that were.
+
+    A worker that takes one up in that very moment goes on with it: what comes is stored like anything else.
+    """
+    mine = Task.task_id.in_(list(task_ids)) & Task.worker.is_null() & Task.finished_at_ms.is_null()
+    found = [task.task_id for task in Task.select(Task.task_id).where(mine).order_by(Task.task_id)]
+    if found:
+        taken_back = {"state": "cancelled", "finished_at_ms": at_ms}
+        Task.update(taken_back | ({"note": audit.a_note(note)} if note.strip() else {})).where(mine).execute()
+        audit.record("cancel", f"{len(found)} wishes: {', '.join(found[:NAMED_MOST])}", note, at_ms)
+    return found
 
 
 def _tills(scope: Scope) -> list[str]:

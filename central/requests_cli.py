@@ -53,7 +53,10 @@ def request(
     """
     first, last = _numbers(numbers)
     scope = Scope(till, store, day, shift, first, last, everything=everything)
-    _check(scope)
+    try:
+        requests.check(scope)
+    except RequestError as problem:
+        raise click.UsageError(str(problem)) from problem
     try:
         wishes = read(context, lambda: requests.plan(scope))
     except RequestError as problem:
@@ -71,12 +74,3 @@ def _numbers(text: str | None) -> tuple[int | None, int | None]:
     if (match := _RANGE.fullmatch(text)) is None:
         raise click.UsageError(f"--range {text}: numbers look like 118 or 100..118")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _check(scope: Scope) -> None:
-    if not (scope.till or scope.store or scope.day or scope.everything):
-        raise click.UsageError("name a TILL, --store, --day, or --everything for the whole fleet")
-    if scope.till is None and (scope.shift is not None or scope.first is not None):
-        raise click.UsageError("--shift and --range need a TILL: each till numbers for itself")
-    if sum((scope.first is not None, scope.everything, scope.day is not None or scope.shift is not None)) > 1:
-        raise click.UsageError("give --range, or --everything, or --day and --shift")

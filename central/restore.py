@@ -25,7 +25,7 @@ from .database import Place, Postgres, Sqlite, a_place, first_cause
 from .dump import ToolError, put_in_place, verify_dump
 from .lock import locked
 from .migrations import migrate
-from .models import MODELS, Backup, Central, Watermark
+from .models import MODELS, Backup, Central, ConsoleSession, Watermark
 from .verify import Tell, Verified, verify
 
 CHUNK_BYTES = 2**20
@@ -114,6 +114,10 @@ def _last_words(backup: Path, planned: Restored, note: str, at_ms: int) -> Itera
 
     yield f"UPDATE public.central SET incarnation = {planned.incarnation}, starts = {planned.starts}"
     yield "UPDATE public.watermark SET backed_up = through"
+    # Who logged out since would be logged in again; a dump of an earlier version has no such table.
+    sessions = "public.console_session"
+    there = f"to_regclass('{sessions}') IS NOT NULL"
+    yield f"DO $$ BEGIN IF {there} THEN DELETE FROM {sessions}; END IF; END $$"
     for one in planned.verified.problems:
         mine = f"till_id = {quote(one.till_id)} AND stream = {quote(one.stream)}"
         yield f"UPDATE public.watermark SET backed_up = 0 WHERE {mine}"
@@ -224,6 +228,7 @@ def _prepare(part: Path, backup: Path, planned: Restored, note: str, at_ms: int)
             # Task names are made of the number of starts: none may be given out a second time.
             Central.update(incarnation=planned.incarnation, starts=planned.starts).execute()
             Watermark.update(backed_up=Watermark.through).execute()
+            ConsoleSession.delete().execute()  # Who logged out since would be logged in again.
             for one in planned.verified.problems:
                 mine = (Watermark.till_id == one.till_id) & (Watermark.stream == one.stream)
                 Watermark.update(backed_up=0).where(mine).execute()

@@ -6,7 +6,7 @@ because there is one of it: so it is where two rollouts meet. Models are bound b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -17,10 +17,11 @@ from wire.messages import VERSIONS, TillPresence
 from wire.versions import common, listed
 
 from . import audit, reports
+from .days import rows
 from .fleet_gate import Asked, Seen, Verdict, verdict
 from .hours import Hours
 from .late import gather
-from .models import Freeze, Gap, Quarantine, Release, Rollout, Till
+from .models import Freeze, Gap, Quarantine, Release, Rollout
 from .reasons import Limits, reasons_of
 
 Kind = Literal["rollout", "catchup", "rollback"]
@@ -225,26 +226,56 @@ def rollouts(most: int) -> list[dict[str, Any]]:
     return rows
 
 
+class _Shown(msgspec.Struct):
+    """What a till showed of what it runs."""
+
+    agent_version: str
+    settings_revision: int = 0
+
+
+_read_shown = msgspec.json.Decoder(_Shown).decode
+
+
 def releases(wanted: str | None = None, *, missed: bool = False) -> list[dict[str, Any]]:
-    """Return, till by till, which release is wanted and which one runs; ``missed``: those a catch-up is to reach."""
-    there = {row.till_id: row for row in Release.select()}
-    shown = {till.till_id: till for till in Till.select()}
-    rows = [_standing(till, shown.get(till), there.get(till)) for till in sorted({*there, *shown})]
-    rows = [row for row in rows if wanted is None or row["wanted"] == wanted]
-    return [row for row in rows if is_missed(row)] if missed else rows
+    """Return, till by till, which release is wanted and which one runs; ``missed``: those a catch-up is to reach.
+
+    By two statements, and without peewee's rows: a page asks for it every few seconds, of ten thousand tills.
+    """
+    there = {till: release for till, *release in rows(_RELEASES)}
+    shown = {till: row for till, *row in rows(_TILLS)}
+    found = [_standing(till, shown.get(till), there.get(till, _NEVER)) for till in sorted({*there, *shown})]
+    found = [row for row in found if wanted is None or row["wanted"] == wanted]
+    return [row for row in found if is_missed(row)] if missed else found
 
 
-def _standing(till_id: str, till: Till | None, release: Release | None) -> dict[str, Any]:
+_RELEASES = "SELECT till_id, wanted, state, why, told_at_ms FROM till_release"
+_TILLS = "SELECT till_id, store_id, is_online, presence FROM till"
+_NEVER = ("", "", "", None)
+
+
+def _standing(till_id: str, till: Sequence[Any] | None, release: Sequence[Any]) -> dict[str, Any]:
+    store_id, is_online, presence = till or ("", None, "")
+    shown = _presence(presence)
+    wanted, state, why, told_at_ms = release
     return {
         "till_id": till_id,
-        "store_id": till.store_id if till else "",
-        "online": till.is_online if till else None,
-        "wanted": release.wanted if release else "",
-        "runs": _shown(till.presence, 0)["version"] if till else "",
-        "state": release.state if release else "",
-        "why": release.why if release else "",
-        "told_at_ms": release.told_at_ms if release else None,
+        "store_id": store_id,
+        "online": None if is_online is None else bool(is_online),
+        "wanted": wanted,
+        "runs": shown.agent_version if shown else "",
+        "settings_run": shown.settings_revision if shown else None,
+        "state": state,
+        "why": why,
+        "told_at_ms": told_at_ms,
     }
+
+
+def _presence(presence: str) -> _Shown | None:
+    """Return what a till showed; None where it has not shown anything yet."""
+    try:
+        return _read_shown(presence)
+    except msgspec.MsgspecError:
+        return None
 
 
 def is_missed(row: dict[str, Any]) -> bool:
@@ -256,9 +287,15 @@ def is_missed(row: dict[str, Any]) -> bool:
 
 
 def freeze(from_ms: int, until_ms: int, note: str, at_ms: int) -> int:
-    """Let nothing be rolled out from then until then; returns the number. Raises RolloutError."""
+    """Let nothing be rolled out from then until then; returns the number, of the very same one if it is there.
+
+    Raises RolloutError.
+    """
     if until_ms <= from_ms:
         raise RolloutError("a freeze ends after it begins")
+    same = (Freeze.from_ms == from_ms) & (Freeze.until_ms == until_ms) & Freeze.lifted_at_ms.is_null()
+    if there := Freeze.select(Freeze.id).where(same).first():
+        return int(there.id)
     number = int(Freeze.create(from_ms=from_ms, until_ms=until_ms, note=note).id)
     audit.record("freeze", f"{number}: {_time(from_ms)} to {_time(until_ms)}", note, at_ms)
     return number

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random, SystemRandom
 from string import ascii_letters, digits
 
@@ -14,7 +16,7 @@ from wire import codec, topics
 from wire.broker_url import in_own_order
 from wire.inbox import Inbox
 from wire.link import Link, LinkSettings
-from wire.program import Watchdog, notify_systemd, on_stop_signal, read_secret
+from wire.program import ConfigError, Watchdog, notify_systemd, on_stop_signal, read_secret
 from wire.tls import tls_of
 
 from .config import CentralConfig
@@ -90,10 +92,11 @@ def run(config: CentralConfig) -> None:
         inbox.wake()
 
     on_stop_signal(stop)
-    link.start()
-    notify_systemd("READY=1")
-    log.info("started", extra={"also": {"central_id": store.central_id, "worker": config.worker}})
-    _turn(config, subscriber, inbox, stopping)
+    with _shown(config, subscriber, inbox) as turned:
+        link.start()
+        notify_systemd("READY=1")
+        log.info("started", extra={"also": {"central_id": store.central_id, "worker": config.worker}})
+        _turn(config, subscriber, inbox, stopping, turned)
     notify_systemd("STOPPING=1")
     subscriber.stop()
     link.stop()
@@ -101,7 +104,27 @@ def run(config: CentralConfig) -> None:
     log.info("stopped")
 
 
-def _turn(config: CentralConfig, subscriber: Subscriber, inbox: Inbox[Event], stopping: list[bool]) -> None:
+@contextmanager
+def _shown(config: CentralConfig, subscriber: Subscriber, inbox: Inbox[Event]) -> Iterator[Callable[[float], None]]:
+    """Answer for metrics and health, if that is configured; yields what is to be called after each turn."""
+    if not config.metrics_listen:
+        yield lambda _now: None
+        return
+    try:
+        from .metrics.serving import serving
+    except ImportError as problem:
+        raise ConfigError("metrics_listen needs prometheus-client: pip install 'tillstream[central]'") from problem
+    with serving(config, subscriber, inbox) as turned:
+        yield turned
+
+
+def _turn(
+    config: CentralConfig,
+    subscriber: Subscriber,
+    inbox: Inbox[Event],
+    stopping: list[bool],
+    turned: Callable[[float], None],
+) -> None:
     watchdog = Watchdog(os.environ)
     while not stopping:
         wait_s = max(0.0, subscriber.next_deadline() - time.monotonic())
@@ -109,4 +132,5 @@ def _turn(config: CentralConfig, subscriber: Subscriber, inbox: Inbox[Event], st
         if events:
             subscriber.handle_all(events, time.monotonic())
         subscriber.tick(time.monotonic())
+        turned(time.monotonic())
         watchdog.turn(time.monotonic())

@@ -6,7 +6,8 @@ fleet's. The table is the truth; the retained message is made from it, and the t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 import msgspec
@@ -16,7 +17,7 @@ from wire import automation, codec
 from wire.automation import Automation
 from wire.messages import Settings, TillLimits, said
 
-from . import audit
+from . import audit, days
 from .models import Setting, Till, TillTag
 
 Scope = Literal["fleet", "tag", "till"]
@@ -37,8 +38,15 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
 
 class _Shown(msgspec.Struct):
+    """What a till said of its settings; without a boot id it has said nothing yet."""
+
+    boot_id: str | None = None
     settings_revision: int = 0
     settings_refused: int = 0
+    settings_error: str = ""
+
+
+_read_shown = msgspec.json.Decoder(_Shown).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ def _newest_revision() -> int:
     known = (
         max(shown.settings_revision, shown.settings_refused)
         for (presence,) in cast("list[tuple[str]]", list(Till.select(Till.presence).tuples()))
-        for shown in [msgspec.json.decode(presence, type=_Shown)]
+        for shown in [_read_shown(presence)]
     )
     return max([own, *(revision for revision in known if revision <= own + LOST_MOST)])
 
@@ -97,6 +105,15 @@ def get(scope: Scope, name: str) -> tuple[int, Body] | None:
     """Return revision and settings of a till, a tag or the fleet itself; None where nothing is set."""
     there = Setting.get_or_none((Setting.scope == scope) & (Setting.name == name))
     return (int(there.revision), msgspec.json.decode(there.body, type=Body)) if there and there.body else None
+
+
+def places() -> list[dict[str, Any]]:
+    """Return where something is set: the fleet, tags and tills, each with its revision, the newest first."""
+    query = Setting.select().where(Setting.body != "").order_by(Setting.revision.desc())
+    return [
+        {"scope": row.scope, "name": row.name, "revision": row.revision, "changed_at_ms": row.changed_at_ms,
+         "note": row.note, "body": _body(row)} for row in query
+    ]  # fmt: skip
 
 
 def is_known(till: str) -> bool:
@@ -127,21 +144,20 @@ def tag(till: str, name: str, at_ms: int, note: str, *, remove: bool = False) ->
 
 def standing() -> list[dict[str, Any]]:
     """Return, till by till, the revision that is wanted and what the till said of it; 0 is its own file."""
-    tags: dict[str, list[str]] = {}
-    for row in TillTag.select().order_by(TillTag.tag):
-        tags.setdefault(row.till_id, []).append(row.tag)
-    found = wanted()
+    tags = _tags()
+    tills = sorted(days.rows("SELECT till_id, presence FROM till"))
+    found = _nearest(_made(), [till for till, _ in tills], tags)
     rows = []
-    for till in Till.select().order_by(Till.till_id):
-        shown = msgspec.json.decode(till.presence)
+    for till, presence in tills:
+        shown = _read_shown(presence)
         rows.append(
             {
-                "till_id": till.till_id,
-                "tags": " ".join(tags.get(till.till_id, [])),
-                "wanted": found[till.till_id].revision if till.till_id in found else 0,
-                "runs": shown.get("settings_revision", 0) if shown else None,
-                "refused": shown.get("settings_refused") or None,
-                "why": shown.get("settings_error", ""),
+                "till_id": till,
+                "tags": " ".join(tags.get(till, [])),
+                "wanted": found[till].revision if till in found else 0,
+                "runs": None if shown.boot_id is None else shown.settings_revision,
+                "refused": shown.settings_refused or None,
+                "why": shown.settings_error,
             }
         )
     return rows
@@ -149,25 +165,65 @@ def standing() -> list[dict[str, Any]]:
 
 def wanted() -> dict[str, Wanted]:
     """Return what each till is to run; one that nothing is set for is not named."""
+    made = _made()
+    return _nearest(made, _tills(), _tags()) if made else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """Which revision counts for a till; 0 is its own file."""
+
+    fleet: int
+    tagged: dict[str, int]
+    own: dict[str, int]
+
+    def of(self, till: str) -> int:
+        """Return the nearest: the till's own, that of its tags which was changed last, the fleet's."""
+        return self.own.get(till) or self.tagged.get(till) or self.fleet
+
+
+def wanted_revisions() -> Revisions:
+    """Return which revisions are wanted, without what they say: by one statement."""
+    by_tag = (Setting.scope == "tag") & (TillTag.tag == Setting.name)
+    query = Setting.select(Setting.scope, Setting.name, Setting.revision, TillTag.till_id)
+    query = query.join(TillTag, pw.JOIN.LEFT_OUTER, on=by_tag).where(Setting.body != "")
+    found = Revisions(0, {}, {})
+    for scope, name, revision, till in cast("list[tuple[str, str, int, str | None]]", list(query.tuples())):
+        if scope == "fleet":
+            found = replace(found, fleet=revision)
+        elif scope == "till":
+            found.own[name] = revision
+        elif till is not None:
+            found.tagged[till] = max(revision, found.tagged.get(till, 0))
+    return found
+
+
+Made = dict[tuple[str, str], Wanted]
+
+
+def _made() -> Made:
+    """Return what is set anywhere, by scope and name."""
     rows = list(Setting.select().where(Setting.body != "").order_by(Setting.revision))
-    made = {(row.scope, row.name): Wanted(row.revision, _message(_body(row), row.revision)) for row in rows}
-    fleet = made.get(("fleet", ""))
-    tags = _tagged(made) if made else {}
+    return {(row.scope, row.name): Wanted(row.revision, _message(_body(row), row.revision)) for row in rows}
+
+
+def _nearest(made: Made, tills: list[str], tags: dict[str, list[str]]) -> dict[str, Wanted]:
     found = {}
-    for till in _tills() if made else ():
-        if one := made.get(("till", till)) or tags.get(till) or fleet:
+    for till in tills:
+        tagged = [made["tag", name] for name in tags.get(till, []) if ("tag", name) in made]
+        newest = max(tagged, key=attrgetter("revision"), default=None)
+        if one := made.get(("till", till)) or newest or made.get(("fleet", "")):
             found[till] = one
     return found
 
 
-def _tagged(made: dict[tuple[str, str], Wanted]) -> dict[str, Wanted]:
-    newest: dict[str, Wanted] = {}
-    rows = cast("list[tuple[str, str]]", list(TillTag.select(TillTag.till_id, TillTag.tag).tuples()))
-    for till, name in rows:
-        one = made.get(("tag", name))
-        if one and (till not in newest or one.revision > newest[till].revision):
-            newest[till] = one
-    return newest
+def _tags() -> dict[str, list[str]]:
+    """Return each till's tags."""
+    tags: dict[str, list[str]] = {}
+    rows = TillTag.select(TillTag.till_id, TillTag.tag).order_by(TillTag.tag).tuples()
+    for till, name in cast("list[tuple[str, str]]", list(rows)):
+        tags.setdefault(till, []).append(name)
+    return tags
 
 
 def _tills() -> list[str]:

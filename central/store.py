@@ -8,6 +8,7 @@ Peewee owns the models and the connection; the statements on a document's path a
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
@@ -36,6 +37,7 @@ from .batch import (
     is_same,
     with_conflicts,
 )
+from .counters import Ingested
 from .database import REFUSED, UNSTORABLE, Place, a_place, first_cause
 from .judge import REASON_MAX, Accepted, Refused, judge
 from .migrations import migrate
@@ -152,6 +154,8 @@ def _head_rows(heads: Iterable[tuple[str, Heard]], at_ms: int) -> list[tuple[Any
 
 
 _first, _last = itemgetter(0), itemgetter(-1)
+_closed_at_ms, _code = itemgetter(11), itemgetter(4)
+"""Where these stand in a row of documents, and of quarantine."""
 
 
 class Store:
@@ -166,6 +170,7 @@ class Store:
         self.database = a_place(where).open()
         self._run, self._run_many = self.database.run, self.database.run_many
         self._approve, self._make_id = not approve_tills, make_id
+        self.ingested = Ingested()
         try:
             self._begin()
         except BaseException:
@@ -216,13 +221,20 @@ class Store:
     def _ingest_together(
         self, parcels: Sequence[Parcel], heard: dict[str, tuple[Heard, ...]], received_at_ms: int, judge_one: Judge
     ) -> list[Outcome]:
-        batch = Batch(received_at_ms)
+        batch, began_at = Batch(received_at_ms), time.perf_counter()
         with self._transaction():
             known = self._marks({parcel.till for parcel in parcels}, _LOCKED_MARKS)
             taken = self._take_all(batch, parcels, known, heard, judge_one)
             outcomes, inserted = self._insert_beside(taken, batch) if judge_one is judge else (list(taken), None)
             conflicts = self._write(batch, inserted)
+        self._count(batch, time.perf_counter() - began_at)
         return with_conflicts(outcomes, conflicts)
+
+    def _count(self, batch: Batch, took_s: float) -> None:
+        closed_at_ms = map(_closed_at_ms, batch.documents)
+        codes = map(_code, batch.quarantine)
+        self.ingested.add(len(batch.documents), batch.inserted, codes, closed_at_ms, batch.received_at_ms)
+        self.ingested.commit_s.observe(took_s)
 
     def _take_all(
         self,
@@ -264,6 +276,7 @@ class Store:
         insert = self.database.insert_new
         if inserted is None and batch.documents:
             inserted = insert(_DOCUMENTS, batch.documents)
+        batch.inserted = inserted or 0
         if inserted != len(batch.documents):
             conflicts = self._find_conflicts(batch)
         if batch.quarantine and insert(_QUARANTINE, batch.quarantine) != len(batch.quarantine):

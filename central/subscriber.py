@@ -21,11 +21,12 @@ from wire.program import is_disk_failure
 from wire.topics import Address
 
 from . import commands as do
-from . import settings
-from .batch import BackedUp, Heard, Mark, OpenTask, Outcome, Parcel
+from . import journal, settings
+from .batch import BackedUp, Heard, Mark, OpenTask, Parcel
 from .collector import Collector
 from .commands import Command
 from .config import CentralConfig
+from .counters import Counters, Traffic
 from .database import REFUSED, UnsafeDatabaseError, first_cause
 from .day_notes import DayNotes
 from .lock import InUseError
@@ -80,8 +81,10 @@ class Subscriber:
         self._post, self._wanted = Post(), dict[str, Wanted]()
         self._heard: set[str] = set()
         self._change: int | None = None
-        self._is_linked = False
+        self.counters, self.traffic = Counters(), Traffic()
         self.refused = 0
+        self.database_error = ""
+        """Why the database cannot be read now; empty while it can."""
         self._begin_at: float | None = None
         self._retry_s = 0.0
         self.collector = self._begin(now)
@@ -91,6 +94,7 @@ class Subscriber:
         self._lives += 1
         prefix = f"{self._share.number}.{self.store.starts}.{self._lives}"
         core = Collector(self.store.central_id, self._share.number, prefix, self.config.collector_limits(), self._rng)
+        core.counters = self.counters  # One life after the other: what was counted stays counted.
         core.on_started(*self._own_rows(), self._open_tasks(), now)
         core.speech.backed_up = self._own_backed_up()
         self._days = DayNotes(self.store.database)  # A server that crashed may give out again what it had looked at.
@@ -145,14 +149,14 @@ class Subscriber:
                     if self._inflated_bytes >= self.config.batch_inflated_bytes:
                         commands += self._ingest(parcels, now)
                 case Connected():
-                    self._is_linked = True
+                    self.traffic.begin()
                     self._cuts.begin(now)
                     self.collector.on_link_up()
                     self._post.on_link_up(now)
                     self._take_up_rows(now)
                     self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
-                case Disconnected(reason=reason, is_asked=is_asked):
-                    self._is_linked = False
+                case Disconnected(reason=reason, is_refused=is_refused, is_asked=is_asked):
+                    self.traffic.end(reason, is_refused=is_refused, is_asked=is_asked)
                     self.collector.on_link_down()
                     log.info("disconnected", extra={"also": {"reason": reason}})
                     self._note_cut(now, is_asked=is_asked)
@@ -172,6 +176,8 @@ class Subscriber:
 
     def _take(self, received: Received, parcels: list[Parcel], now: float) -> list[Command]:
         address = topics.parse(received.topic)
+        if address:
+            self.traffic.messages["received", address.topic.name] += 1
         if address is None or address.till is None or not self._share.holds(address.till):
             return []
         if not self._rates.takes(received.topic, now):
@@ -255,7 +261,7 @@ class Subscriber:
         parcels.clear()
         self._inflated_bytes = 0
         for outcome in outcomes:
-            _log_outcome(outcome)
+            journal.tell_outcome(outcome)
             if outcome.kind == "advanced" and outcome.documents:
                 self._give_back(outcome.till)
         return [command for outcome in outcomes for command in self.collector.on_outcome(outcome, now)]
@@ -317,15 +323,16 @@ class Subscriber:
             return
         if self._retry_s:
             log.info("database_back", extra={"also": {"database": self.config.database}})
-        self._retry_s = 0.0
+        self._retry_s, self.database_error = 0.0, ""
 
     def _put_off_beginning(self, problem: Exception, now: float) -> None:
         """Wait longer each time: a server that comes up is not to be met by all its workers at once."""
+        self.database_error = first_cause(problem)
         least, most = self.config.database_retry_min_s, self.config.database_retry_max_s
         self._retry_s = min(most, max(least, 2 * self._retry_s))
         wait_s = self._retry_s * self._rng.uniform(0.7, 1.0)
         self._begin_at = now + wait_s
-        also = {"database": self.config.database, "error": first_cause(problem), "again_in_s": round(wait_s, 2)}
+        also = {"database": self.config.database, "error": self.database_error, "again_in_s": round(wait_s, 2)}
         log.warning("database_away", extra={"also": also})
 
     def _take_up_rows(self, now: float) -> None:
@@ -357,6 +364,8 @@ class Subscriber:
                         self._give_back(till)
                     if self._publish(topics.UPLOAD_REQUEST.of(till=till), message) is None:
                         self.collector.on_link_down()
+                    else:
+                        journal.tell_request(till, message)
                 case do.Confirm(till=till, message=message):
                     self._publish(topics.SALES_STORED.of(till=till), message)
                 case do.Note():
@@ -365,7 +374,13 @@ class Subscriber:
     def _publish(self, topic: str, message: Message) -> int | None:
         address = topics.parse(topic)
         retain = address is not None and address.topic.retained
-        return self._link.publish(topic, codec.encode(message), retain=retain)
+        return self._send(topic, codec.encode(message), address, retain=retain)
+
+    def _send(self, topic: str, payload: bytes, address: Address | None, *, retain: bool) -> int | None:
+        mid = self._link.publish(topic, payload, retain=retain)
+        if address and mid is not None:
+            self.traffic.messages["sent", address.topic.name] += 1
+        return mid
 
     def _note(self, note: do.Note, now: float) -> None:
         at_ms = self._clock_ms()
@@ -424,7 +439,7 @@ class Subscriber:
     def _take_up_backup(self) -> None:
         """Let tills forget what a new backup holds, and show when it was verified."""
         before, self.collector.speech.backed_up = self.collector.speech.backed_up, self._own_backed_up()
-        if self._is_linked and before.verified_at_ms != self.collector.speech.backed_up.verified_at_ms:
+        if self.traffic.is_linked and before.verified_at_ms != self.collector.speech.backed_up.verified_at_ms:
             self._publish(topics.CENTRAL_PRESENCE.of(worker=self._share.number), self.presence(online=True))
 
     def _note_days(self) -> None:
@@ -433,9 +448,10 @@ class Subscriber:
             log.info(one.event, extra={"also": also})
 
     def _send_settings(self, now: float) -> None:
-        for till in self._post.due(now) if self._is_linked else ():
+        for till in self._post.due(now) if self.traffic.is_linked else ():
             payload = self._wanted[till].payload if till in self._wanted else b""
-            self._link.publish(topics.SETTINGS.of(till=till), payload, retain=True)
+            topic = topics.SETTINGS.of(till=till)
+            self._send(topic, payload, topics.parse(topic), retain=True)
 
     def presence(self, *, online: bool) -> CentralPresence:
         """Return what central says of itself to all tills."""
@@ -465,16 +481,3 @@ def _tell_refusal(problem: Exception) -> None:
     if is_disk_failure(problem):
         raise problem
     log.error("database_refused", extra={"also": {"error": first_cause(problem)}})
-
-
-def _log_outcome(outcome: Outcome) -> None:
-    log.info(
-        outcome.kind,
-        extra={
-            "till": outcome.till,
-            "stream": outcome.mark.stream,
-            "after": outcome.after,
-            "through": outcome.mark.through,
-            "count": outcome.documents,
-        },
-    )

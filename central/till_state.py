@@ -31,6 +31,8 @@ class Task:
     is_written: bool = False
     first_asked_at: float | None = None
     """When it was first asked for, if no earlier life of central can have: every answer to it was given after that."""
+    asked_at: float = 0.0
+    """When it was asked for last."""
     asked_stream: str | None = None
     asked_newest: int = 0
     """What the till was known to hold when it was asked: less than that in the answer means it did not fit."""

@@ -190,6 +190,7 @@ class Agent:
         try:
             handed.answer.set_result(self.take_in(handed.given, handed.make_id, now))
         except Exception as problem:
+            self.standing.intake_errors["handed_over"] += 1
             handed.answer.set_exception(problem)
             if is_disk_failure(problem):
                 raise
@@ -204,6 +205,7 @@ class Agent:
             self._keep_aside(prepared)
         appended = self._append(prepared, now)
         if appended.is_new:
+            self._log("appended", appended.sequence - 1, appended.sequence, document_id=prepared.document_id)
             self._on_appended(prepared, now)
         return TakenIn(prepared.document_id, appended, prepared.aside is not None)
 
@@ -268,6 +270,7 @@ class Agent:
             log.info("spool_taken", extra={"till": self.config.till_id, "count": taken})
 
     def _leave_in_spool(self, spooled: folder.Spooled, problem: Exception) -> None:
+        self.standing.intake_errors["spool"] += 1
         log.error("spool_refused", extra={"till": self.config.till_id, "also": {"error": str(problem)}})
         if isinstance(problem, NotADocumentError):
             with suppress(OSError):
@@ -370,13 +373,13 @@ class Agent:
                 case syps.Ring(message=message):
                     topic = topics.RECEIPT_CLOSED.of(till=self.config.till_id)
                     self._publish(topic, codec.encode(message), "ring", retain=True)
+                    self._log("rung", message.stored, message.newest)
                 case syps.SendSales(request=request):
                     self.send_sales(request, now)
                 case syps.Serve(request=request):
                     self._run(self._serve(request, now), now)
                 case syps.MarkStored(through=through, central_id=central_id, backed_up=backed_up):
-                    self.outbox.mark_stored(through, central_id, backed_up)
-                    self.syps.head = self.outbox.head()
+                    self._mark_stored(through, central_id, backed_up)
                 case syps.StartStream(reason=reason, asked_after=asked_after):
                     self._start_stream(reason, asked_after, now)
                 case syps.ShowPresence():
@@ -385,6 +388,20 @@ class Agent:
                     self._show_presence()
                 case syps.Prune():
                     self._prune(now)
+
+    def _mark_stored(self, through: int, central_id: str, backed_up: int | None) -> None:
+        before = self.outbox.head().stored
+        self.outbox.mark_stored(through, central_id, backed_up)
+        self.standing.last_ack_ms = self._clock_ms()
+        self.syps.head = self.outbox.head()
+        if through > before:
+            self._log("stored", before, through)
+
+    def _log(self, event: str, after: int, through: int, **also: object) -> None:
+        """Say what happened to the documents ``(after, through]`` of the present stream, in the keys that all use."""
+        about = {"till": self.config.till_id, "stream": self.outbox.head().stream}
+        span = {"after": after, "through": through, "count": through - after}
+        log.info(event, extra={**about, **span, **({"also": also} if also else {})})
 
     def send_sales(self, request: UploadRequest, now: float) -> None:
         """Read what follows ``request.after`` within its limits, pack it and publish it."""
@@ -408,16 +425,7 @@ class Agent:
         )
         topic = topics.SALES.of(till=self.config.till_id, worker=request.worker)
         self._publish(topic, codec.pack_sales(header, bodies), "sales")
-        log.info(
-            "sales_sent",
-            extra={
-                "till": self.config.till_id,
-                "stream": request.stream,
-                "after": request.after,
-                "through": through,
-                "count": len(bodies),
-            },
-        )
+        self._log("sales_sent", request.after, through, task=request.task)
 
     def _publish(self, topic: str, payload: bytes, sent: Sent | None, *, retain: bool = False) -> None:
         mid = self._link.publish(topic, payload, retain=retain)

@@ -88,6 +88,10 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inbox_messages: Annotated[int, Meta(ge=10, le=10**6)] = 10_000
     inbox_bytes: Bytes = 64 * 2**20
 
+    metrics_file: Annotated[str, Meta(pattern=r"^(/.*\.prom)?$", max_length=1024)] = ""
+    """Where node_exporter's textfile collector finds this till's figures (``….prom``); empty: nowhere."""
+    metrics_every_s: Seconds = 60
+
     language: Language = "ru"
     """What the cashier and ``tillstream edge status`` read: ``ru`` or ``en``."""
     log_level: str = "info"
@@ -115,6 +119,11 @@ class EdgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def cashier_path(self) -> Path:
         """The one line for the cashier."""
         return Path(self.run_dir) / "cashier.txt"
+
+    @property
+    def metrics_path(self) -> Path | None:
+        """The figures for node_exporter; None if nobody wants them."""
+        return Path(self.metrics_file) if self.metrics_file else None
 
     @property
     def positions_dir(self) -> Path:

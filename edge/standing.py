@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from wire import codec
 from wire.cuts import Cuts
 from wire.messages import VERSIONS, TillPresence, said
+from wire.program import installed_version
 from wire.reasons import Reason
 from wire.translation import tell
 
@@ -29,6 +29,7 @@ from .reasons import Facts, Lasting, reason_of, troubles_of
 from .renewal import CertificateSeen
 from .salvage import damaged_files
 from .syps import Syps
+from .textfile import Figures, FiguresFile, size_bytes
 
 LOOK_EVERY_S = 1.0
 
@@ -44,15 +45,6 @@ class Intake(Protocol):
 
     def status(self) -> list[dict[str, Any]]:
         """Return how each reader stands."""
-
-
-@cache
-def agent_version() -> str:
-    """Return the installed version, or ``checkout``."""
-    try:
-        return version("tillstream")
-    except PackageNotFoundError:
-        return "checkout"
 
 
 class Standing:
@@ -81,6 +73,11 @@ class Standing:
         self.is_outbox_full = False
         self.certificate: CertificateSeen | None = None
         self.script_errors: dict[str, str] = {}
+        self.intake_errors = Counter(handed_over=0, spool=0)
+        self.last_ack_ms: int | None = None
+        """When central last confirmed documents; None while it has not since the start."""
+        path = config.metrics_path
+        self._figures = FiguresFile(path, config.metrics_every_s) if path else None
 
     @property
     def automation_error(self) -> str:
@@ -105,6 +102,8 @@ class Standing:
         """Look, if it is time to; tell whether central should be told of a trouble that came or went."""
         if self._cashier:
             self._cashier.show(self._syps.head.unsent, connected=self.is_connected, now=now)
+        if self._figures and self._figures.is_due(now):
+            self._figures.write(self.figures(), now)
         if not self._is_news or now < self._look_at:
             return False
         self._is_news, self._look_at = False, now + LOOK_EVERY_S
@@ -114,13 +113,28 @@ class Standing:
     def next_deadline(self) -> float | None:
         """Return when ``look`` is needed next; None while there is no news."""
         due = [self._look_at] if self._is_news else []
+        due += [self._figures.next_at] if self._figures else []
         cashier_at = self._cashier.next_deadline() if self._cashier else None
         return min([*due, cashier_at] if cashier_at is not None else due, default=None)
 
     def stop(self) -> None:
-        """Take the cashier's line away: a till whose agent does not run must not look connected."""
+        """Take the cashier's line and the figures away: a till whose agent does not run must not look connected."""
         if self._cashier:
             self._cashier.remove()
+        if self._figures:
+            self._figures.remove()
+
+    def figures(self) -> Figures:
+        """Return the figures for node_exporter."""
+        head = self._syps.head
+        readers = {one["name"]: one["errors"] for one in self._intake.status()} if self._intake else {}
+        return Figures(
+            unsent=head.unsent,
+            stored=max(0, head.stored - head.oldest + 1),
+            outbox_bytes=size_bytes(self._config.outbox_path),
+            last_ack_ms=self.last_ack_ms,
+            intake_errors={**self.intake_errors, **readers},
+        )
 
     def troubles(self) -> dict[str, int]:
         """Return what keeps the till from working as it should: reason code, and since when in epoch milliseconds."""
@@ -164,7 +178,7 @@ class Standing:
             protocol=VERSIONS,
             connection=self._starts * 1_000_000 + generation,
             store_id=self._config.store_id,
-            agent_version=agent_version(),
+            agent_version=installed_version(),
             boot_id=self._syps.boot_id,
             started_at_ms=self._started_at_ms,
             clock_ms=self._clock_ms(),
@@ -182,7 +196,7 @@ class Standing:
         """Return how the till stands, for people and their scripts; see ``outbox_status`` for the outbox's part."""
         return {
             "agent": "running",
-            "version": agent_version(),
+            "version": installed_version(),
             "till_id": self._config.till_id,
             "connected": self.is_connected,
             "last_error": self.last_error,

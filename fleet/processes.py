@@ -124,6 +124,7 @@ class Site:
         key.touch(0o600)
         key.write_bytes(self.fleet_key)
         self.port = free_port()
+        self.console_port = free_port(but=self.port)
         self.children: list[Child] = []
 
     def _make_run(self) -> Path:
@@ -173,9 +174,20 @@ class Site:
             "database": str(self.database),
             "broker_urls": [f"mqtt://127.0.0.1:{self.port}"],
             "token": self.token("central-1"),
+            "console_listen": f"127.0.0.1:{self.console_port}",
         }
         config = self._write("central", **values | settings)
         return self._child("central", ["tillstream", "central", "--config", str(config), "run"])
+
+    def console(self) -> Child:
+        """Return the console, over what ``central`` was told."""
+        config = self.folder / "central.toml"
+        return self._child("console", ["tillstream", "central", "--config", str(config), "console", "run"])
+
+    @property
+    def console_url(self) -> str:
+        """Where a browser finds the console."""
+        return f"http://127.0.0.1:{self.console_port}/"
 
     def agent(self, till_id: str, port: int, **settings: Value) -> Child:
         """Return a till's agent; ``port`` is where it finds the broker."""
@@ -236,9 +248,9 @@ def _toml(value: Value) -> str:
     return str(value)
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now, out of those that no outgoing connection gets."""
-    ports = list(PORTS)
+def free_port(but: int = 0) -> int:
+    """Return a port that nobody listens on now, ``but`` this one, out of those that no outgoing connection gets."""
+    ports = [port for port in PORTS if port != but]
     SystemRandom().shuffle(ports)
     for port in ports:
         with socket.socket() as probe:

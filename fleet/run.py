@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from . import journey
+from . import journey, look
 from .crews import AgentCrew, Crew, FleetCrew
 from .figures import Figures, Stored, percentile
 from .processes import NotReadyError, Site, listens, wait_until
@@ -63,6 +63,7 @@ class Run:
         self._plan, self._site, self._view = plan, site, view
         self._broker = site.broker()
         self._central = site.central(**_central_settings(plan))
+        self._console = site.console() if look.can_be_shown() else None
         self._crew = _make_crew(plan, site)
         self._stored = Stored(site.database)
         self._started_at = time.monotonic()
@@ -78,6 +79,7 @@ class Run:
         wait_until(lambda: listens(site.port), START_S, "the broker does not listen", site.check)
         self._central.start()
         wait_until(site.database.exists, START_S, "central made no database", site.check)
+        self._show_console()
         try:
             self._crew.start(self._broker, self._central)
             if isinstance(self._crew, AgentCrew):
@@ -90,6 +92,18 @@ class Run:
         self._crew.rest()
         return self._prove(), self._look(), [*self._findings, *self._crew.findings()]
 
+    def _show_console(self) -> None:
+        """Start the console, and say once how to get in; without its libraries, say what they are."""
+        site = self._site
+        if self._console is None:
+            self._view.say("console    not installed: pip install 'tillstream[console]'")
+            return
+        wait_until(lambda: look.is_ready(site.database), START_S, "central made no tables", site.check)
+        password = look.let_in(site.database)
+        self._console.start()
+        wait_until(lambda: listens(site.console_port), START_S, "the console does not listen", site.check)
+        self._view.say(f"console    {site.console_url}  name {look.NAME}, password {password}")
+
     def close(self) -> None:
         """End everything; a till that were cut off first would leave its will instead of a goodbye."""
         self._crew.rest()
@@ -99,6 +113,8 @@ class Run:
     def stay(self) -> None:
         """Leave broker, central and tills running until Ctrl-C."""
         self._view.say("staying up until Ctrl-C; the shop is closed, so nothing new comes by itself")
+        if self._console:
+            self._view.say(f"console    {self._site.console_url}")
         while True:
             self._site.check()
             time.sleep(LOOK_EVERY_S)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from broker.settings import BrokerConfig, amqtt_config, is_loopback
+from broker.settings import BrokerConfig, amqtt_config
+from wire.listen import is_loopback
 from wire.program import ConfigError, read_config
 
 TLS = {"tls_cert_file": "cert.pem", "tls_key_file": "key.pem"}

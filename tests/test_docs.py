@@ -12,6 +12,7 @@ import pytest
 
 from broker.settings import BrokerConfig
 from ca.config import CaConfig
+from central.api.app import describe
 from central.completeness import STATES
 from central.config import CentralConfig
 from central.judge import Code
@@ -72,3 +73,8 @@ def test_the_watchdog_that_is_documented_is_longer_than_central_may_wait_for_its
 
     waits_s = (config.database_connect_timeout_s, config.database_lock_timeout_s, config.database_statement_timeout_s)
     assert int(watchdog_s) > max(waits_s)
+
+
+def test_the_published_description_of_the_api_is_that_of_today():
+    """docs/openapi.json is what the console answers at /api/v1/openapi.json."""
+    assert json.loads(json.dumps(describe())) == json.loads((DOCS / "openapi.json").read_text("utf-8"))

@@ -176,10 +176,10 @@ def test_a_till_may_have_any_name(store):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "name a TILL"),
-        (["--shift", "3", "--store", "042"], 2, "need a TILL"),
+        ([], 2, "name a till"),
+        (["--shift", "3", "--store", "042"], 2, "need a till"),
         ([TILL, "--range", "a..b"], 2, "118 or 100..118"),
-        ([TILL, "--range", "3", "--everything"], 2, "give --range"),
+        ([TILL, "--range", "3", "--everything"], 2, "give a range"),
         ([TILL, "--day", "yesterday"], 2, "2026-03-01"),
         ([TILL, "--range", "3..99"], 1, "1..9"),
         ([TILL, "--range", "3", "--note", "x" * 501], 2, "500"),

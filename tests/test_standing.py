@@ -33,7 +33,7 @@ class Intake:
         return self.failing
 
     def status(self):
-        return [{"name": name, "taken": 0, "last_error": "no such table"} for name in self.failing]
+        return [{"name": name, "taken": 0, "errors": 1, "last_error": "no such table"} for name in self.failing]
 
 
 class Stand:

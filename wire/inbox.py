@@ -50,6 +50,11 @@ class Inbox(Generic[Item]):
             self._woken = False
             return self._pop(most, most_bytes)
 
+    def waiting(self) -> tuple[int, int]:
+        """Return how many items wait, and how many bytes they are."""
+        with self._news:
+            return len(self._items), self._bytes
+
     def _pop(self, most: int, most_bytes: int) -> list[Item]:
         taken: list[Item] = []
         taken_bytes = 0

@@ -13,6 +13,8 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -32,6 +34,15 @@ Config = TypeVar("Config", bound=msgspec.Struct)
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text names the file, the key and what would be right."""
+
+
+@cache
+def installed_version() -> str:
+    """Return the installed version, or ``checkout``."""
+    try:
+        return version("tillstream")
+    except PackageNotFoundError:
+        return "checkout"
 
 
 def read_config(config_type: type[Config], name: str, path: Path | None, environ: Mapping[str, str]) -> Config:

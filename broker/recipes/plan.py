@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.settings import MIB, is_loopback
+from broker.settings import MIB
+from wire.listen import is_loopback
 from wire.topics import CENTRAL_PREFIX
 
 Security = Literal["plain", "tls", "mutual"]

@@ -38,6 +38,8 @@ class Standing:
 
     name: str
     taken: int = 0
+    errors: int = 0
+    """Passes that failed."""
     last_read_at_ms: int | None = None
     last_error: str = ""
     trouble: str = ""
@@ -120,6 +122,7 @@ class Readers:
             {
                 "name": one.name,
                 "taken": one.taken,
+                "errors": one.errors,
                 "last_read_at_ms": one.last_read_at_ms,
                 "last_error": one.last_error,
                 "trouble": one.trouble,
@@ -222,6 +225,7 @@ class _Turn(threading.Thread):
         if text != standing.last_error and not self._stopping.is_set():
             log.warning(reason, extra={"also": {"intake": standing.name, "error": text}})
         standing.last_error = text
+        standing.errors += 1
         self._set_trouble(reason)
         self._retry_s = min(RETRY_MAX_S, max(RETRY_MIN_S, self._retry_s * 2))
         return self._retry_s

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from random import Random
 
+import httpx
 import pytest
 from brokers import ROOT, wait_until
 from click.testing import CliRunner
@@ -107,7 +109,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, number):
     """Interrupted in the middle, the demo ends its programs and removes its files."""
     with started(tmp_path / "t", "--tills", "2", "--receipts", "1000", "--rate", "5") as process:
         read_until(process, "closed")
-        assert len(programs_in(tmp_path)) == 4
+        assert len(programs_in(tmp_path)) == 5  # Broker, central, console, two agents.
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode != 0
@@ -204,13 +206,22 @@ def test_a_free_port_is_none_that_a_connection_could_take():
     assert not listens(port)
 
 
+def _log_in(url, name, password):
+    """Log in to the console as a browser does; return the status of the answer: 303 leads to the first page."""
+    with httpx.Client(base_url=url) as client:
+        secret = re.search(r'name="csrf" value="([^"]+)"', client.get("/login").text)[1]
+        return client.post("/login", data={"name": name, "password": password, "csrf": secret}).status_code
+
+
 def test_stay_leaves_everything_running(tmp_path):
-    """After the proof a person can look at broker, central and tills, until Ctrl-C."""
+    """After the proof a person can look at broker, central, tills and the console, until Ctrl-C."""
     site = tmp_path / "s"
     with started(
         tmp_path / "t", "--tills", "2", "--receipts", "3", "--rate", "20", "--stay", "--dir", str(site)
     ) as process:
-        assert "EQUAL" in read_until(process, "staying up")
+        said = read_until(process, "staying up")
+        assert "EQUAL" in said
+        assert 303 == _log_in(*re.search(r"console +(http\S+)  name (\w+), password (\S+)", said).groups())
         config = str(site / "tills" / "till-1" / "edge.toml")
         command = [sys.executable, "-m", "tillstream", "edge", "--config", config, "status", "--json"]
         status = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)

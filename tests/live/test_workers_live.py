@@ -32,10 +32,17 @@ class Workers(Station):
         self.central = Program(folder / "nobody.log", ["true"], {})  # What runs as central the test says.
         self.programs = []
 
-    def worker(self, share):
+    def worker(self, share, **also):
         """Start a worker: a new process, wherever the one before it ran."""
         user = f"central-{Share.parse(share).number}"
-        keys = {"RECONNECT_MIN_S": "0.2", "RECONNECT_MAX_S": "1", "TIMEOUT_S": "3", "RETRY_MIN_S": "1", "SWEEP_S": "5"}
+        keys = {
+            "RECONNECT_MIN_S": "0.2",
+            "RECONNECT_MAX_S": "1",
+            "TIMEOUT_S": "3",
+            "RETRY_MIN_S": "1",
+            "SWEEP_S": "5",
+            **also,
+        }
         log = self.folder / f"worker-{len(self.programs)}.log"
         program = Program(log, tillstream("central", "run", "--worker", share), self.environment(user, **keys))
         self.programs.append(program)
