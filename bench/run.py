@@ -8,10 +8,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from figures import Figure
 
 ROOT = Path(__file__).parents[1]
 PARTS = {
@@ -33,26 +38,36 @@ def main() -> int:
     options.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
     options.add_argument("--json", type=Path, help="write the figures to this file too")
     chosen = options.parse_args()
+    figures = (figure for part in chosen.only or PARTS for figure in _measured(part))
+    return show(figures, chosen.json)
+
+
+def _measured(part: str) -> Iterable[Figure]:
+    module, measure = PARTS[part]
+    found: Iterable[Figure] = getattr(import_module(module), measure)()
+    return found
+
+
+def show(figures: Iterable[Figure], file: Path | None) -> int:
+    """Print each figure as it is measured, and write them all to a file for machines; returns the exit code."""
     print(f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, commit {_commit()}\n")
     print("| part | figure | measured | limit in the same run | goal | met |")
     print("|---|---|---|---|---|---|", flush=True)
-    figures = []
-    for part in chosen.only or PARTS:
-        module, measure = PARTS[part]
-        for figure in getattr(import_module(module), measure)():
-            met = {True: "yes", False: "**no**", None: ""}[figure.met]
-            row = (figure.part, figure.name, figure.value, figure.limit, figure.goal, met)
-            print("| " + " | ".join(row) + " |", flush=True)
-            figures.append(asdict(figure))
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"commit": _commit(), "machine": _machine(), "figures": figures}, indent=1))
+    shown = []
+    for figure in figures:
+        met = {True: "yes", False: "**no**", None: ""}[figure.met]
+        row = (figure.part, figure.name, figure.value, figure.limit, figure.goal, met)
+        print("| " + " | ".join(row) + " |", flush=True)
+        shown.append(asdict(figure))
+    if file:
+        file.write_text(json.dumps({"commit": _commit(), "machine": _machine(), "figures": shown}, indent=1))
     return 0
 
 
 def _machine() -> str:
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {system}"
+    return f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}), {memory_gib:.0f} GiB, {system}"
 
 
 def _commit() -> str:
