@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 
 from figures import Figure, middle, middle_ratio
-from ingest import COLUMNS, _insert
+from ingest import COLUMNS, _file, _insert
 from material import bodies
 from station import Station, cpu_s, peak_mib, running, running_chain
 
@@ -55,7 +55,7 @@ def _backlog(tills: dict[str, list[bytes]]) -> tuple[float, float, float, float]
             fleet.stop()
         rows = _rows(station.database)
         assert len(rows) == wanted
-        return rate, _insert(rows), 1e6 * spent[0] / wanted, 1e6 * spent[1] / wanted
+        return rate, _insert(rows, _file), 1e6 * spent[0] / wanted, 1e6 * spent[1] / wanted
 
 
 def measure_live() -> list[Figure]:
