@@ -160,14 +160,15 @@ PAGES = (
 
 
 def test_a_viewer_sees_no_action_and_one_that_is_forged_is_refused(visitor, shops):
-    """No page has a form for him but his own choices; sent all the same, with his own secret, nothing happens."""
+    """No page has a form for him but for what is his own; sent all the same, with his own secret, nothing happens."""
     page = visitor.as_("viewer", language="en")
+    his_own = {"/choices", "/logout", "/password"}
     for path in PAGES:
         page.goto(path)
         theirs = page.locator("form[method=post]").evaluate_all(
             "forms => forms.map(form => form.getAttribute('action'))"
         )
-        assert {"/choices", "/logout"} == set(theirs), path
+        assert {"/choices", "/logout"} <= set(theirs) <= his_own, path
     secret = page.locator("input[name=csrf]").first.input_value()
     before = decisions_of(shops)
 
