@@ -78,6 +78,27 @@ def link_settings(config: CentralConfig, rng: Random) -> LinkSettings:
     )
 
 
+class Pace:
+    """Lets receipts that come in quick succession share a commit, and a lone one wait for nothing.
+
+    What comes after a commit is taken ``gather_s`` after that one began, at the earliest. Whoever comes after a pause
+    is served at once; in a rush hour a commit takes what came meanwhile. Nobody waits after one that took longer than
+    that, nor after one of ``gather_documents`` or more, of a backlog: it gains nothing by being larger.
+    """
+
+    def __init__(self, gather_s: float, gather_documents: int) -> None:
+        self._gather_s, self._gather_documents, self._next_at = gather_s, gather_documents, 0.0
+
+    def committed(self, documents: int, began: float) -> None:
+        """Note that a turn committed so many documents."""
+        if 0 < documents < self._gather_documents:
+            self._next_at = began + self._gather_s
+
+    def wait_s(self, now: float) -> float:
+        """Return how long the next turn is to wait."""
+        return max(0.0, self._next_at - now)
+
+
 def run(config: CentralConfig) -> None:
     """Run one worker until SIGTERM or SIGINT."""
     store = open_store(config)
@@ -125,12 +146,15 @@ def _turn(
     stopping: list[bool],
     turned: Callable[[float], None],
 ) -> None:
-    watchdog = Watchdog(os.environ)
+    watchdog, pace = Watchdog(os.environ), Pace(config.gather_s, config.gather_documents)
     while not stopping:
+        time.sleep(pace.wait_s(time.monotonic()))
         wait_s = max(0.0, subscriber.next_deadline() - time.monotonic())
         events = inbox.take(min(wait_s, watchdog.every_s or wait_s), config.batch_messages, config.batch_bytes)
         if events:
-            subscriber.handle_all(events, time.monotonic())
+            began, before = time.monotonic(), subscriber.store.ingested.documents
+            subscriber.handle_all(events, began)
+            pace.committed(subscriber.store.ingested.documents - before, began)
         subscriber.tick(time.monotonic())
         turned(time.monotonic())
         watchdog.turn(time.monotonic())

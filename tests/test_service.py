@@ -9,6 +9,7 @@ import threading
 import pytest
 from factories import a_sale, wait_until
 
+from central.service import Pace
 from edge.config import EdgeConfig
 from edge.outbox import OutboxBusyError
 from edge.service import Door, make_intake, open_outbox_patiently
@@ -80,3 +81,15 @@ def test_a_reader_tells_a_disk_that_is_full_from_a_folder_that_cannot_be_read(tm
         (one["trouble"], one["last_error"]) for one in readers.status()
     ]
     assert readers.stop()
+
+
+def test_a_lone_receipt_waits_for_nothing_and_quick_ones_share_a_commit():
+    """20 ms after the commit before began, and no later; what commits nothing, or a backlog, holds nobody up."""
+    pace = Pace(0.02, 50)
+    pace.committed(0, 100.0)
+    assert pace.wait_s(100.0) == 0.0
+    pace.committed(1, 100.0)
+    assert pace.wait_s(100.005) == pytest.approx(0.015)
+    assert pace.wait_s(100.05) == 0.0
+    pace.committed(50, 200.0)
+    assert pace.wait_s(200.0) == 0.0
