@@ -415,7 +415,7 @@ class Collector:
         task.state = "queued"
         self._change(task)
         state = self.tills[task.till]
-        rank = URGENT if task.is_urgent else LIVE if state.backlog <= self.limits.limit_documents else BACKLOG
+        rank = URGENT if task.is_urgent else LIVE if state.backlog <= self.limits.live_documents else BACKLOG
         self.turns.queue(task.till, REPEAT if task.span or state.is_silent else rank)
 
     def _change(self, task: Task) -> None:

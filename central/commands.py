@@ -24,6 +24,7 @@ class CollectorLimits:
     sweep_s: float = 600.0
     task_expires_s: float = 86_400.0
     note_after_s: float = 1.0
+    live_documents: int = 10
     limit_documents: int = 200
     limit_bytes: int = 512 * 1024
     bad_digests_max: int = 3

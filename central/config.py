@@ -53,6 +53,8 @@ class CentralConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     attempts_max: Annotated[int, Meta(ge=1, le=1000)] = 12
     sweep_s: Seconds = 600
     task_expires_s: Seconds = 86_400
+    live_documents: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    """Who owes at most so many sells now, and goes before those that come back with more."""
     limit_documents: Annotated[int, Meta(ge=1, le=10_000)] = 200
     limit_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 512 * 1024
 

@@ -344,9 +344,10 @@ def test_a_till_that_is_not_approved_is_not_asked():
 
 
 def test_at_most_so_many_tills_are_asked_at_once_urgent_and_live_before_backlog():
-    """A lone receipt does not wait for a store that was away for a week."""
-    core = a_collector(parallel=1, limit_documents=10)
-    for till, newest, urgent in (("a", 500, False), ("b", 500, False), ("c", 1, False), ("d", 500, True)):
+    """A lone receipt does not wait for a store that was away for a week, nor for one whose backlog fits one request."""
+    core = a_collector(parallel=1, live_documents=2, limit_documents=10)
+    tills = (("a", 500, False), ("b", 500, False), ("e", 9, False), ("c", 1, False), ("d", 500, True))
+    for till, newest, urgent in tills:
         known(core, 0, 0, till)
         ring(core, newest, 0, till, urgent=urgent)
     order, now = [], 0.5
@@ -356,7 +357,7 @@ def test_at_most_so_many_tills_are_asked_at_once_urgent_and_live_before_backlog(
         newest = core.tills[order[-1]].bell.newest
         core.on_outcome(outcome(through=newest, till=order[-1], task=commands[0].message.task), now)
 
-    assert order == ["d", "c", "a", "b"]
+    assert order == ["d", "c", "a", "b", "e"]
 
 
 def test_a_till_with_more_goes_to_the_end_of_its_class():
