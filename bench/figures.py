@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
+FLAT = 1.2
+"""How many times dearer the end of a growth curve may be than its beginning."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -16,6 +19,8 @@ class Figure:
     limit: str
     goal: str
     met: bool | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    """The curve that it is the end of, if it is one: what grew, and the figure."""
 
 
 def middle(values: list[float]) -> str:

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / 
 
 import httpx  # noqa: E402
 from brokers import wait_until  # noqa: E402
-from figures import Figure, middle  # noqa: E402
+from figures import FLAT, Figure, middle  # noqa: E402
 from material import STREAM, bodies, uploads  # noqa: E402
 from run import show  # noqa: E402
 from tabs import EVERY_S, TABS  # noqa: E402
@@ -47,8 +47,12 @@ SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB", "maintenance_work_mem"
 PASSWORD, DAY_MS, MINUTE_MS = "only for the benchmark", 86_400_000, 60_000
 WARM, ASKED = 5, 60
 ROUNDS, ROUND_S = 5, 12.0
+STEPS, STEP_S = 3, 3.0
+"""Storing is measured so often, so long, at each size: short, for it makes the database larger."""
 GOAL_MS, HTML_KB, ASSETS_KB, LOAD_PERCENT = 100, 60, 55, 5
 BODY_BYTES = 700
+SHARES = (0.04, 0.2, 1.0)
+"""How much of all is there when storing a receipt is measured again."""
 AT_ONCE, EACH, UPLOAD = 20, 500, 100
 
 
@@ -57,23 +61,31 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--database", choices=DOCUMENTS, action="append", help="only this one; may be repeated")
     options.add_argument("--scale", type=float, default=1.0, help="so many times the receipts")
-    options.add_argument("--json", type=Path, help="write the figures to this file too")
+    options.add_argument("--out", type=Path, help="a folder for growth.json and the curves drawn from it")
     chosen = options.parse_args()
-    return show((one for kind in chosen.database or DOCUMENTS for one in measure(kind, chosen.scale)), chosen.json)
+    figures = (one for kind in chosen.database or DOCUMENTS for one in measure(kind, chosen.scale))
+    return show(figures, chosen.out, "growth")
 
 
 def measure(kind: str, scale: float = 1.0) -> Iterator[Figure]:
     """Yield the figures of one database."""
     each = max(DAYS, round(DOCUMENTS[kind] * scale) // TILLS)
+    packed = uploads({f"till-{number}": bodies(f"till-{number}", EACH) for number in range(AT_ONCE)}, UPLOAD)
+    part = f"growth, {kind}"
     with _database(kind) as url:
-        began = time.perf_counter()
-        fill(url, each)
-        part, took_s = f"growth, {kind}", time.perf_counter() - began
+        fill_fleet(url, each)
+        costs_us, filled, took_s = [(0, _store_us(url, "empty", packed))], 0, 0.0
+        for share in SHARES:
+            began, upto = time.perf_counter(), round(share * each)
+            fill(url, each, filled, upto)
+            filled, took_s = upto, took_s + time.perf_counter() - began
+            costs_us.append((TILLS * filled, _store_us(url, f"filled-{share}", packed)))
         made = f"{TILLS:,} tills, {TILLS * each:,} receipts of {BODY_BYTES} B"
         yield Figure(part, f"{made}: made in s; size, GB", f"{took_s:,.0f}; {_size_gb(url):.1f}", "", "")
+        yield _grown(part, costs_us)
         with _console(url) as (address, cookie, process):
             yield from _pages(part, address, cookie, url, process)
-            yield from _load(part, address, cookie, url, process)
+            yield from _load(part, address, cookie, url, process, packed)
 
 
 @contextlib.contextmanager
@@ -109,14 +121,18 @@ def _days() -> list[tuple[int, str, int]]:
     return [(n, one.isoformat(), round(noon * 1000)) for n, (one, noon) in enumerate(zip(dates, noons, strict=True))]
 
 
-def fill(url: str, each: int) -> None:
-    """Make tills, streams, days and so many receipts of each till, as they would be after 60 days."""
+def fill_fleet(url: str, each: int) -> None:
+    """Make tills, streams and days, as they would be after 60 days."""
     Store(url, lambda: "bench").close()
+    with closing(Place(url).open()) as database, database.atomic():
+        _fill_fleet(database, each)
+
+
+def fill(url: str, each: int, first: int, upto: int) -> None:
+    """Make each till's receipts from one to another, of so many in all."""
     with closing(Place(url).open()) as database:
-        with database.atomic():
-            _fill_fleet(database, each)
         with _without_indexes(database):
-            _fill_documents(database, each)
+            _fill_documents(database, each, first, upto)
         database.run("ANALYZE")
 
 
@@ -179,7 +195,7 @@ def _without_indexes(database: Any) -> Iterator[None]:
         database.execute_sql(statement)
 
 
-def _fill_documents(database: Any, each: int) -> None:
+def _fill_documents(database: Any, each: int, first: int, upto: int) -> None:
     """Store the receipts in the order in which they would have come: of all tills in turn."""
     is_file = database.kind == "sqlite"
     template = min(bodies("bench", 400), key=lambda body: abs(len(body) - BODY_BYTES)).decode()
@@ -203,9 +219,9 @@ def _fill_documents(database: Any, each: int) -> None:
         " FROM many t ORDER BY t.n"
     )
     days, template = _days(), template.replace(document_id, "@")
-    for start in range(0, each, 50):
+    for start in range(first, upto, 50):
         with database.atomic():
-            for place in range(start, min(start + 50, each)):
+            for place in range(start, min(start + 50, upto)):
                 number_of_day, day, noon = days[place * DAYS // each]
                 at_ms = noon + place % 600 * MINUTE_MS // 2
                 sequence, name = place + 1, str(place)
@@ -334,10 +350,23 @@ def _packed_bytes(client: httpx.Client, path: str) -> int:
 # -- What it costs those who store -------------------------------------------------------------------------------------
 
 
-def _load(part: str, address: str, cookie: str, url: str, process: int) -> Iterator[Figure]:
+def _store_us(url: str, name: str, packed: list[tuple[str, bytes]]) -> float:
+    """Return how long storing a receipt takes now, in microseconds."""
+    return 1e6 / median(_ingest(url, f"{name}-{number}", packed, STEP_S) for number in range(STEPS))
+
+
+def _grown(part: str, costs_us: list[tuple[int, float]]) -> Figure:
+    """Compare what storing a receipt takes in a database that has many with what it took in an empty one."""
+    dearer = costs_us[-1][1] / costs_us[0][1]
+    name = f"to store a receipt, µs, with {' / '.join(f'{count:,}' for count, _ in costs_us)} stored"
+    value = " / ".join(f"{cost:.0f}" for _, cost in costs_us)
+    return Figure(part, name, value, "", f"≤ {FLAT} times: {dearer:.2f}", dearer <= FLAT, tuple(costs_us))
+
+
+def _load(
+    part: str, address: str, cookie: str, url: str, process: int, packed: list[tuple[str, bytes]]
+) -> Iterator[Figure]:
     """Store for some seconds with 12 tabs open and without, in turns."""
-    tills = {f"till-{number}": bodies(f"till-{number}", EACH) for number in range(AT_ONCE)}
-    packed = uploads(tills, UPLOAD)
     alone, beside, cpu_s = [], [], 0.0
     for number in range(ROUNDS):
         alone.append(_ingest(url, f"alone-{number}", packed))
@@ -353,12 +382,12 @@ def _load(part: str, address: str, cookie: str, url: str, process: int) -> Itera
     yield Figure(part, "CPU of the console meanwhile, % of one core", took, "", "")
 
 
-def _ingest(url: str, name: str, packed: list[tuple[str, bytes]]) -> float:
+def _ingest(url: str, name: str, packed: list[tuple[str, bytes]], for_s: float = ROUND_S) -> float:
     """Return how many documents a second are stored, of tills that are new each time."""
     limits = codec.SalesLimits(documents=UPLOAD, inflated_bytes=2**21)
     with closing(Store(url, lambda: "bench")) as store:
         stored, life, began = 0, 0, time.perf_counter()
-        while time.perf_counter() - began < ROUND_S:
+        while time.perf_counter() - began < for_s:
             life += 1
             streams = [NewStream(f"{name}-{life}-{n}", STREAM.format(n), ()) for n in range(AT_ONCE)]
             store.open_streams(streams, {}, wall_clock_ms())

@@ -1,4 +1,4 @@
-"""Print every figure beside its limit, measured in the same run; ``--only PART``, ``--json FILE``."""
+"""Print every figure beside its limit, measured in the same run; ``--only PART``, ``--out FOLDER``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from figures import Figure
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "ingest": ("ingest", "measure"),
-    "backlog": ("whole_way", "measure_backlog"),
-    "live": ("whole_way", "measure_live"),
-    "chain": ("whole_way", "measure_chain"),
-    "return": ("whole_way", "measure_return"),
+    "backlog": ("backlog", "measure"),
+    "live": ("live", "measure"),
+    "chain": ("live", "measure_chain"),
+    "return": ("comeback", "measure"),
     "link": ("link_bytes", "measure"),
+    "seed": ("seeds_way", "measure"),
+    "alternatives": ("alternatives", "measure"),
+    "wire": ("slow_link", "measure"),
+    "growth": ("growing_fleet", "measure"),
     "till": ("till", "measure"),
     "simulation": ("simulation", "measure"),
 }
@@ -36,10 +40,10 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests/live")]
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", choices=PARTS, action="append", help="only this part; may be repeated")
-    options.add_argument("--json", type=Path, help="write the figures to this file too")
+    options.add_argument("--out", type=Path, help="a folder for bench.json and the curves drawn from it")
     chosen = options.parse_args()
     figures = (figure for part in chosen.only or PARTS for figure in _measured(part))
-    return show(figures, chosen.json)
+    return show(figures, chosen.out, "bench")
 
 
 def _measured(part: str) -> Iterable[Figure]:
@@ -48,19 +52,23 @@ def _measured(part: str) -> Iterable[Figure]:
     return found
 
 
-def show(figures: Iterable[Figure], file: Path | None) -> int:
-    """Print each figure as it is measured, and write them all to a file for machines; returns the exit code."""
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, commit {_commit()}\n")
+def show(figures: Iterable[Figure], out: Path | None, name: str) -> int:
+    """Print each figure as it is measured; write all to ``out/name.json``, draw the curves; returns the exit code."""
+    told = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": _machine(), "commit": _commit()}
+    print(f"{told['date']}, {told['machine']}, commit {told['commit']}\n")
     print("| part | figure | measured | limit in the same run | goal | met |")
     print("|---|---|---|---|---|---|", flush=True)
-    shown = []
+    shown: list[dict[str, Any]] = []
     for figure in figures:
         met = {True: "yes", False: "**no**", None: ""}[figure.met]
         row = (figure.part, figure.name, figure.value, figure.limit, figure.goal, met)
         print("| " + " | ".join(row) + " |", flush=True)
         shown.append(asdict(figure))
-    if file:
-        file.write_text(json.dumps({"commit": _commit(), "machine": _machine(), "figures": shown}, indent=1))
+        if out:  # After each: what was measured before an end is kept.
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.json").write_text(json.dumps(told | {"figures": shown}, indent=1) + "\n", "utf-8")
+    if out:
+        import_module("plot").main(out / f"{name}.json")
     return 0
 
 
