@@ -72,7 +72,7 @@ print(urllib.request.urlopen("http://127.0.0.1:8080/{}", timeout=10).read().deco
 def test_the_console_is_ready_on_the_server_alone_and_lets_nobody_in_by_default(ours):
     """It answers on loopback and sees its database; there is no user until somebody makes one."""
     ready = json.loads(ours.ssh(SERVER, ASK.format("readyz")).stdout)
-    assert "ready" == ready["status"], ready
+    assert "ok" == ready["status"], ready
     assert 'name="password"' in ours.ssh(SERVER, ASK.format("")).stdout
     listening = ours.ssh(SERVER, "ss -Hltn 'sport = :8080'").stdout.split()
     assert "127.0.0.1:8080" == listening[3]
