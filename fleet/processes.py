@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from wire.tokens import token_of
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = range(20_000, 30_000)
 """Below the ports that Linux gives to outgoing connections: one of those could take the broker's while it is down."""
+HELD_MAX = 200
+"""So many ports are kept for who asked, the newest; whoever asked earlier listens by now."""
+_held: deque[socket.socket] = deque()
 
 SOCKET_PATH_MAX = 100
 STOP_S = 10.0
@@ -124,7 +128,7 @@ class Site:
         key.touch(0o600)
         key.write_bytes(self.fleet_key)
         self.port = free_port()
-        self.console_port = free_port(but=self.port)
+        self.console_port = free_port()
         self.children: list[Child] = []
 
     def _make_run(self) -> Path:
@@ -248,18 +252,29 @@ def _toml(value: Value) -> str:
     return str(value)
 
 
-def free_port(but: int = 0) -> int:
-    """Return a port that nobody listens on now, ``but`` this one, out of those that no outgoing connection gets."""
-    ports = [port for port in PORTS if port != but]
-    SystemRandom().shuffle(ports)
-    for port in ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+def free_port() -> int:
+    """Return a port that nobody has, out of those that no outgoing connection gets; no other call gets it meanwhile.
+
+    It is held by a socket that is bound and does not listen. Linux lets a program that sets SO_REUSEADDR, as servers
+    do, listen beside it; whoever looks for a free port does not set it before it binds, and goes on to the next.
+    """
+    for port in SystemRandom().sample(PORTS, len(PORTS)):
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            continue
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _hold(held)
+        return port
     raise NotReadyError(f"no port from {PORTS.start} to {PORTS.stop} is free")
+
+
+def _hold(port: socket.socket) -> None:
+    _held.append(port)
+    if len(_held) > HELD_MAX:
+        _held.popleft().close()
 
 
 def listens(port: int) -> bool:

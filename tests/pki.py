@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -114,12 +113,6 @@ def with_times(authority: Authority, certificate: x509.Certificate, begins_s: fl
         builder = builder.add_extension(extension.value, extension.critical)
     builder = builder.not_valid_before(moment(begins_s)).not_valid_after(moment(ends_s))
     return builder.sign(authority._key, hashes.SHA256())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def purposes(certificate: x509.Certificate) -> set[str]:

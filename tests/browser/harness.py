@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from brokers import free_port, wait_until
+from brokers import wait_until
 from click.testing import CliRunner
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from station import Program, tillstream
 
 from central.cli import central
+from fleet.processes import free_port
 
 NO_CHROMIUM = "No Chromium: apt-get install chromium fonts-dejavu-core"
 START_S = 30.0

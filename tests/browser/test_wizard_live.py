@@ -22,6 +22,8 @@ def station(tmp_path):
     TillAutomation(till.folder / "state").change(lambda _: FACTORY)
     till.pos._after_close = None  # A POS that only hands over: whether it rings is the till's automation.
     with made:
+        # An agent that connects and finds something unsent rings, whatever its automation is.
+        assert wait_until(lambda: till.status()["connected"], WITHIN_S), till.agent.log()
         yield made
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pymysql
-from brokers import _process, free_port, wait_until
+from brokers import _process, wait_until
+
+from fleet.processes import free_port
 
 MARIADBD = shutil.which("mariadbd") or shutil.which("/usr/sbin/mariadbd")
 INSTALL = shutil.which("mariadb-install-db") or shutil.which("/usr/bin/mariadb-install-db")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -204,6 +205,16 @@ def test_a_free_port_is_none_that_a_connection_could_take():
     port = free_port()
     assert port < first
     assert not listens(port)
+
+
+def test_a_free_port_is_given_once_and_a_server_can_still_take_it():
+    """Two tests at once, or two listeners of one test, must not get the same one; a server sets SO_REUSEADDR."""
+    port = free_port()
+    with socket.socket() as probe, pytest.raises(OSError, match="in use"):
+        probe.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)):
+        assert listens(port)
+    assert port not in {free_port() for _ in range(50)}
 
 
 def _log_in(url, name, password):

@@ -6,12 +6,13 @@ import contextlib
 import sqlite3
 from itertools import islice
 
-from brokers import free_port, wait_until
+from brokers import wait_until
 from factories import a_sale
 from intake_pos import a_day, a_pos, added_up, sqlite_example
 from station import Program, tillstream
 
 from fleet.pos import ring
+from fleet.processes import free_port
 
 KILLS, ROUND_DOCUMENTS, FILE_DOCUMENTS = 4, 60, 20
 

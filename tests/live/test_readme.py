@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from brokers import ROOT, free_port
+from brokers import ROOT
+
+from fleet.processes import free_port
 
 BLOCK = re.compile(r"^## On one machine, by hand\n\n```sh\n(.*?)```", re.MULTILINE | re.DOTALL)
 WAITS = {  # Between two steps a person looks away; a script must wait for what the step before began.

@@ -10,8 +10,6 @@ import pytest
 from brokers import (
     MOSQUITTO,
     _process,
-    free_port,
-    listens,
     mosquitto,
     mosquitto_server,
     nats,
@@ -22,6 +20,7 @@ from brokers import (
 from own_ca import OPENSSL, OwnCa
 from raw_mqtt import ClosedError
 
+from fleet.processes import free_port, listens
 from wire.topics import RECEIPT_CLOSED, SALES, SALES_STORED, UPLOAD_REQUEST
 
 pytestmark = pytest.mark.skipif(not (MOSQUITTO and OPENSSL), reason="mosquitto or openssl is not installed")
