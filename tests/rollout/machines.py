@@ -167,7 +167,8 @@ def sweep() -> None:
     assert tree is not None
     for folder in tree.glob(f"{PREFIX}-*"):
         if not _lives(folder.name):
-            (folder / "cgroup.kill").write_text("1")
+            with contextlib.suppress(FileNotFoundError):  # The other process of this run sweeps, too.
+                (folder / "cgroup.kill").write_text("1")
             _remove_cgroup(folder)
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     for where in mounts:
@@ -183,12 +184,17 @@ def _lives(name: str) -> bool:
     return Path(f"/proc/{name.split('-')[1]}").exists()
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):  # One that was there when it was listed.
+        return sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+    return []
+
+
 def _remove_cgroup(folder: Path) -> None:
     """Remove a machine's control groups; the kernel needs a moment to empty them."""
     deadline = time.monotonic() + 10
     while folder.exists():
-        inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-        for path in (*inner, folder):
+        for path in (*_folders_in(folder), folder):
             with contextlib.suppress(OSError):
                 path.rmdir()
         if time.monotonic() > deadline:

@@ -121,11 +121,11 @@ def test_nightly_work_can_be_done(ours):
 
 
 def test_drift_is_found_and_healed(ours):
-    """Edited units, settings and rules, a wrong mode and a wrong release: each is named, exit code 1; it is mended."""
+    """Edited units, settings and rules, a wrong mode and a wrong release: each is named, nothing else is, exit code 1; it is mended."""
     planted = {
         SERVER: "cd /etc; echo '# mine' | tee -a systemd/system/tillstream-central@.service >>mosquitto/tillstream/acl",
-        "042-01": "echo '# mine' >>/etc/systemd/system/tillstream-edge.service",
-        "042-02": "echo keepalive_s = 31 >>/etc/tillstream/edge.toml; chmod 0644 /var/lib/tillstream/tls/till.key",
+        "042-02": "cd /etc; echo '# mine' >>systemd/system/tillstream-edge.service; echo keepalive_s = 31"
+        " >>tillstream/edge.toml; chmod 0644 /var/lib/tillstream/tls/till.key",
         "043-01": "cd /opt/tillstream; cp -a $(readlink -f current) releases/9; ln -sfn releases/9 current",
     }
     for machine, command in planted.items():
@@ -134,11 +134,11 @@ def test_drift_is_found_and_healed(ours):
     found = ours.command("bin/drift -i inventory/example", check=False)
 
     assert 1 == found.returncode
-    assert {SERVER, *TILLS} == {host for host, figure in counts(found.stdout).items() if figure["changed"]}
+    assert set(planted) == {host for host, figure in counts(found.stdout).items() if figure["changed"]}
     for line in ("-# mine", "-keepalive_s = 31", "tillstream-central@.service", "/etc/mosquitto/tillstream/acl"):
         assert line in found.stdout
-    healed = counts(ours.play("site").stdout)
-    assert all(figure["changed"] for figure in healed.values())
+    healed = counts(ours.play("site", "--limit", ",".join(planted)).stdout)
+    assert all(healed[machine]["changed"] for machine in planted)
     assert 1 == counts(ours.play("enroll", "--limit", "042-02").stdout)["042-02"]["changed"]
     assert "600\n" == ours.ssh("042-02", "stat -c %a /var/lib/tillstream/tls/till.key").stdout
 

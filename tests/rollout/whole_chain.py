@@ -58,9 +58,9 @@ while not os.path.exists("/run/shut"):
     with open("/run/closed.new", "w") as count:
         count.write(str(number))
     os.rename("/run/closed.new", "/run/closed")
-    time.sleep(0.1)
+    time.sleep(0.3)
 """
-"""Closes ten documents a second; what the agent did not take is handed over again, under its id."""
+"""Closes three documents a second; what the agent did not take is handed over again, under its id."""
 
 
 def commands() -> list[str]:
@@ -120,7 +120,7 @@ class Chain(Fleet):
             self.ssh(server, "echo 'deb [trusted=yes] file:///srv/debs ./' >/etc/apt/sources.list; apt-get -q update")
 
     def start_selling(self) -> None:
-        """Let a POS close ten documents a second on each till."""
+        """Let a POS close three documents a second on each till."""
         for till in self.tills:
             (self.root(till) / "opt/pos.py").write_text(POS, "utf-8")
             (self.root(till) / "opt/receipt.json").write_text(json.dumps(a_receipt()), "utf-8")
