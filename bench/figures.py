@@ -23,11 +23,11 @@ class Figure:
     """The curve that it is the end of, if it is one: what grew, and the figure."""
 
 
-def middle(values: list[float]) -> str:
+def middle(values: list[float], form: str = ",.0f") -> str:
     """Return the median and the spread of repeated measurements."""
-    return f"{median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
+    return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
 def middle_ratio(values: list[float]) -> str:
     """Return the median and the spread of ratios."""
-    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+    return middle(values, ".2f")

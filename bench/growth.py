@@ -1,7 +1,8 @@
-"""What the console costs when a chain has grown: 5,000 tills, and millions of receipts that are only generated.
+"""What a chain costs when it has grown: a receipt of ever more tills, and the console over millions of receipts.
 
-``make bench-growth``, or ``ARGS="--database sqlite --scale 0.1"``. A real console process answers over a real socket;
-what is measured is what a browser waits for its HTML, the server's time and the way there and back included.
+``make bench-growth``, or ``ARGS="--database sqlite --scale 0.1"``. The millions are only generated. A real console
+process answers over a real socket; what is measured is what a browser waits for its HTML, the server's time and the
+way there and back included.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests/live")]
 
+import growing_fleet  # noqa: E402
 import httpx  # noqa: E402
 from brokers import wait_until  # noqa: E402
 from figures import FLAT, Figure, middle  # noqa: E402
@@ -57,13 +60,16 @@ AT_ONCE, EACH, UPLOAD = 20, 500, 100
 
 
 def main() -> int:
-    """Measure on both databases, one after the other."""
+    """Measure growing fleets, then both databases, one after the other."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--database", choices=DOCUMENTS, action="append", help="only this one; may be repeated")
+    options.add_argument(
+        "--database", choices=DOCUMENTS, action="append", help="only what is stored there; may be repeated"
+    )
     options.add_argument("--scale", type=float, default=1.0, help="so many times the receipts")
     options.add_argument("--out", type=Path, help="a folder for growth.json and the curves drawn from it")
     chosen = options.parse_args()
-    figures = (one for kind in chosen.database or DOCUMENTS for one in measure(kind, chosen.scale))
+    stored = (one for kind in chosen.database or DOCUMENTS for one in measure(kind, chosen.scale))
+    figures = stored if chosen.database else chain(growing_fleet.measure(), stored)
     return show(figures, chosen.out, "growth")
 
 

@@ -29,7 +29,6 @@ PARTS = {
     "seed": ("seeds_way", "measure"),
     "alternatives": ("alternatives", "measure"),
     "wire": ("slow_link", "measure"),
-    "growth": ("growing_fleet", "measure"),
     "till": ("till", "measure"),
     "simulation": ("simulation", "measure"),
 }

@@ -9,22 +9,34 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import netns
-from figures import Figure
+from figures import Figure, middle
 from material import bodies
 from netns import CENTRAL_ADDRESS, IP, TwoHosts
 from station import ROOT, running_tls
 
 from fleet.processes import free_port
 
-LIVE, BACKLOG, ONE_BY_ONE, ROUNDS = 10, 200, 20, 3
+LIVE, BACKLOG, ONE_BY_ONE, ROUNDS = 10, 200, 10, 3
 """Receipts in a run; a backlog is of fewer where each goes by itself: there one costs what the other costs."""
 KILOBITS_PER_S, LOST_PERCENT = 64, 1
 WAYS = {"tillstream": "", "plain_mqtt": "plain JSON by QoS 1", "post": "HTTPS POST, one connection",
         "post_anew": "HTTPS POST, a connection each"}  # fmt: skip
+TILLS = [f"till-{number}" for number in range(1, 2 * len(WAYS) * ROUNDS + 1)]
+"""Each run is another till's, which sends what nobody has sent."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one receipt of a run took: bytes both ways on the wire and of the connection itself, and seconds."""
+
+    wire: float
+    socket: float
+    took_s: float
 
 
 def measure() -> Iterator[Figure]:
@@ -32,44 +44,49 @@ def measure() -> Iterator[Figure]:
     if why := netns.why_not():
         yield Figure("wire", "a slow line", why, "", "", None)
         return
-    for kind in ("live", "backlog"):
-        counts = {way: LIVE if kind == "live" else ONE_BY_ONE if name else BACKLOG for way, name in WAYS.items()}
-        measured = {way: [_over_the_line(way, count, kind) for _ in range(ROUNDS)] for way, count in counts.items()}
-        ours = median(sent for sent, _ in measured["tillstream"]) / counts["tillstream"]
-        for way, name in WAYS.items():
-            per_receipt = median(sent for sent, _ in measured[way]) / counts[way]
-            took_s = median(took for _, took in measured[way]) / counts[way]
-            value = f"{per_receipt:,.0f} ({took_s:.2f} s)"
-            line = f"{KILOBITS_PER_S} kbit/s, {LOST_PERCENT} % lost, TLS and TCP"
-            title = f"{kind}, {line}: bytes (and time) per receipt, both ways"
-            yield Figure("wire", title, value, name, f"ours {ours / per_receipt:.2f} of it" if name else "", None)
+    with tempfile.TemporaryDirectory() as name, TwoHosts() as hosts, _servers(Path(name), hosts) as servers:
+        tills = iter(TILLS)
+        for kind in ("live", "backlog"):
+            yield from _figures(hosts, servers, kind, tills)
     some = b"\n".join(_sales(BACKLOG))
     yield Figure("wire", "zlib -9 of the whole backlog, a receipt", f"{len(zlib.compress(some, 9)) / BACKLOG:,.0f}", "", "", None)  # fmt: skip # noqa: E501
+
+
+def _figures(hosts: TwoHosts, servers: tuple[str, ...], kind: str, tills: Iterator[str]) -> Iterator[Figure]:
+    title = f"{kind}, {KILOBITS_PER_S} kbit/s, {LOST_PERCENT} % lost, TLS: bytes per receipt, both ways, on the wire;"
+    ours = 0.0
+    for way, name in WAYS.items():
+        count = LIVE if kind == "live" else ONE_BY_ONE if name else BACKLOG
+        runs = [_over_the_line(hosts, servers, next(tills), way, count, kind) for _ in range(ROUNDS)]
+        wire, socket = ([getattr(run, part) for run in runs] for part in ("wire", "socket"))
+        ours = ours or median(wire)
+        value = f"{middle(wire)}; {middle(socket)}; {median(run.took_s for run in runs):.2f} s"
+        part = f"ours {ours / median(wire):.2f} of it" if name else ""
+        yield Figure("wire", f"{title} at the socket; time", value, name, part, None)
 
 
 def _sales(count: int) -> list[bytes]:
     return [body for body in bodies("till-1", 2 * count) if b'"transaction_type":"sale"' in body][:count]
 
 
-def _over_the_line(way: str, count: int, kind: str) -> tuple[int, float]:
-    """Return the bytes on the wire, and how long it took, in seconds."""
-    with tempfile.TemporaryDirectory() as name, TwoHosts() as hosts, _servers(Path(name), hosts) as (url, port, ca):
-        till = subprocess.Popen(
-            [*_inside(hosts.till), sys.executable, str(Path(__file__).with_name("slow_till.py")),
-             way, url, str(port), ca, str(count), kind],
-            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert till.stdout.readline() == "ready\n"
-            hosts.crawl(KILOBITS_PER_S)
-            hosts.lose(LOST_PERCENT)
-            before = _wire_bytes(hosts)
-            print("go", file=till.stdin, flush=True)
-            took_s = float(till.stdout.readline())
-            return _wire_bytes(hosts) - before, took_s
-        finally:
-            till.kill()
-            till.wait()
+def _over_the_line(hosts: TwoHosts, servers: tuple[str, ...], till_id: str, way: str, count: int, kind: str) -> Run:
+    command = [sys.executable, str(Path(__file__).with_name("slow_till.py")), till_id, way, *servers, str(count), kind]
+    till = subprocess.Popen(
+        [*_inside(hosts.till), *command],
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert till.stdout.readline() == "ready\n"
+        hosts.crawl(KILOBITS_PER_S)
+        hosts.lose(LOST_PERCENT)
+        before = _wire_bytes(hosts)
+        print("go", file=till.stdin, flush=True)
+        took_s, socket_bytes = map(float, till.stdout.readline().split())
+        return Run((_wire_bytes(hosts) - before) / count, socket_bytes / count, took_s / count)
+    finally:
+        till.kill()
+        till.wait()
+        hosts.heal()
 
 
 def _inside(host: str) -> list[str]:
@@ -84,16 +101,16 @@ def _wire_bytes(hosts: TwoHosts) -> int:
 
 
 @contextlib.contextmanager
-def _servers(folder: Path, hosts: TwoHosts) -> Iterator[tuple[str, int, str]]:
+def _servers(folder: Path, hosts: TwoHosts) -> Iterator[tuple[str, str, str]]:
     """Run what is at the far end; yields the broker's URL, the endpoint's port, and the authority's file."""
     port, inside = free_port(), _inside(hosts.central)
-    with running_tls(folder, ["till-1"], str(folder / "central.db"), CENTRAL_ADDRESS, inside) as station:
+    with running_tls(folder, TILLS, str(folder / "central.db"), CENTRAL_ADDRESS, inside) as station:
         keys = [str(folder / "broker" / name) for name in ("server.crt", "server.key")]
         command = [*inside, sys.executable, "-m", "other_ways.take_posts", str(port), str(folder / "posted.db")]
         environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}"}
         server = subprocess.Popen([*command, CENTRAL_ADDRESS, *keys], env=environment, cwd=ROOT)
         try:
-            yield station.url, port, station.ca_file
+            yield station.url, str(port), station.ca_file
         finally:
             server.terminate()
             server.wait()
