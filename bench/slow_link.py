@@ -10,13 +10,14 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import netns
 from figures import Figure, middle
-from material import bodies
 from netns import CENTRAL_ADDRESS, IP, TwoHosts
+from selling import sales
 from station import ROOT, running_tls
 
 from fleet.processes import free_port
@@ -27,7 +28,7 @@ KILOBITS_PER_S, LOST_PERCENT = 64, 1
 WAYS = {"tillstream": "", "plain_mqtt": "plain JSON by QoS 1", "post": "HTTPS POST, one connection",
         "post_anew": "HTTPS POST, a connection each"}  # fmt: skip
 TILLS = [f"till-{number}" for number in range(1, 2 * len(WAYS) * ROUNDS + 1)]
-"""Each run is another till's, which sends what nobody has sent."""
+"""Each run is another till's, which sends what nobody has sent: the same receipts under its name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def measure() -> Iterator[Figure]:
         tills = iter(TILLS)
         for kind in ("live", "backlog"):
             yield from _figures(hosts, servers, kind, tills)
-    some = b"\n".join(_sales(BACKLOG))
+    some = b"\n".join(islice(sales(), BACKLOG))
     yield Figure("wire", "zlib -9 of the whole backlog, a receipt", f"{len(zlib.compress(some, 9)) / BACKLOG:,.0f}", "", "", None)  # fmt: skip # noqa: E501
 
 
@@ -63,10 +64,6 @@ def _figures(hosts: TwoHosts, servers: tuple[str, ...], kind: str, tills: Iterat
         value = f"{middle(wire)}; {middle(socket)}; {median(run.took_s for run in runs):.2f} s"
         part = f"ours {ours / median(wire):.2f} of it" if name else ""
         yield Figure("wire", f"{title} at the socket; time", value, name, part, None)
-
-
-def _sales(count: int) -> list[bytes]:
-    return [body for body in bodies("till-1", 2 * count) if b'"transaction_type":"sale"' in body][:count]
 
 
 def _over_the_line(hosts: TwoHosts, servers: tuple[str, ...], till_id: str, way: str, count: int, kind: str) -> Run:

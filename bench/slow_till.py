@@ -13,12 +13,13 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from material import bodies
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from selling import renamed, sales
 from station import FLEET_KEY
 
 from fleet.loop import Fleet, FleetSettings
@@ -26,6 +27,8 @@ from fleet.till import link_bytes
 from wire.tokens import token_of
 
 MOST_S = 300.0
+OUT_OF = 200
+"""The receipts are so many; of a run of fewer, each stands for its neighbours: their lengths differ."""
 
 
 class Way(Protocol):
@@ -40,7 +43,9 @@ class Way(Protocol):
 
 def main(till: str, way: str, url: str, https_port: str, ca_file: str, count: str, kind: str) -> None:
     """Hand over; ready means connected, and what comes before that is not counted in a live run."""
-    receipts = [body for body in bodies(till, 2 * int(count)) if b'"transaction_type":"sale"' in body][: int(count)]
+    receipts = [
+        renamed(body, till, number) for number, body in enumerate(islice(sales(), 0, OUT_OF, OUT_OF // int(count)))
+    ]
     chosen = WAYS[way](till, url, int(https_port), ca_file)
     print("ready", flush=True)
     sys.stdin.readline()
