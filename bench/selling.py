@@ -37,10 +37,20 @@ class Sold:
         return self.lags_s[min(int(len(self.lags_s) * part), len(self.lags_s) - 1)] * 1000
 
 
-def a_fleet(station: Station, tills: list[str], on_stored: OnStored | None = None, processes: int = 1) -> Fleet:
+def a_fleet(
+    station: Station,
+    tills: list[str],
+    on_stored: OnStored | None = None,
+    processes: int = 1,
+    presence_every_s: float = 60.0,
+) -> Fleet:
     """Return tills that connect to a station's broker, 800 a second, or 400 by TLS; it is one of so many fleets."""
-    connects_per_s = (400.0 if station.ca_file else 800.0) / processes
-    settings = FleetSettings(broker_urls=(station.url,), tls_ca_file=station.ca_file, connects_per_s=connects_per_s)
+    settings = FleetSettings(
+        broker_urls=(station.url,),
+        tls_ca_file=station.ca_file,
+        connects_per_s=(400.0 if station.ca_file else 800.0) / processes,
+        presence_every_s=presence_every_s,
+    )
     fleet = Fleet(settings, station.token, on_stored)
     for till in tills:
         fleet.add_till(till)
