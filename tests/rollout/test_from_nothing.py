@@ -121,7 +121,7 @@ def test_nightly_work_can_be_done(ours):
 
 
 def test_drift_is_found_and_healed(ours):
-    """Edited units, settings and rules, a wrong mode and a wrong release: each is named, nothing else is, exit code 1; it is mended."""
+    """Edited units, settings and rules, a wrong mode and release: each is named, nothing else is; it is mended."""
     planted = {
         SERVER: "cd /etc; echo '# mine' | tee -a systemd/system/tillstream-central@.service >>mosquitto/tillstream/acl",
         "042-02": "cd /etc; echo '# mine' >>systemd/system/tillstream-edge.service; echo keepalive_s = 31"
