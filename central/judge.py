@@ -80,7 +80,8 @@ def judge(till: str, body: bytes) -> Accepted | Refused:
         return _refuse_shape(body, str(problem)[:REASON_MAX])
     except _UNREADABLE as problem:
         return Refused("", "bad_json", str(problem)[:REASON_MAX])
-    if b"\\u" in body and (unclean := _unclean_text(body)):
+    # One byte is looked for many times as fast as two, and most documents have no backslash at all.
+    if b"\\" in body and b"\\u" in body and (unclean := _unclean_text(body)):
         return Refused(_document_id(body), *unclean)
     try:
         closed_at_ms = (datetime.fromisoformat(document.closed_at) - _EPOCH) // _MILLISECOND
@@ -115,20 +116,29 @@ def _total_minor(document: Document) -> int | None:
 
 # -- Numbers -----------------------------------------------------------------------------------------------------------
 
-_DECIMALS = re.compile(r"(?:-?[0-9]{1,15}(?:\.[0-9]{1,6})?\n)*")
+_DECIMALS = re.compile(r"(?:-?[0-9]{1,15}+(?:\.[0-9]{1,6}+)?+\n)*+")
+"""Possessive: what matched once is not tried in other ways, which takes half the time."""
 
 
 def _check_decimals(document: Document) -> Refused | None:
     """Check all decimal texts of a document in one match; a line break within one must not pass for two."""
-    texts = [text for line in document.lines for text in (line.quantity, line.unit_price)]
-    texts += [tax.rate for line in document.lines for tax in line.taxes if tax.rate is not None]
-    texts += [tax.rate for tax in document.taxes if tax.rate is not None]
-    texts += [discount.rate for discount in document.discounts if discount.rate is not None]
+    texts = _decimal_texts(document)
     joined = "\n".join([*texts, ""])
     if joined.count("\n") == len(texts) and _DECIMALS.fullmatch(joined):
         return None
     wrong = next(text for text in texts if "\n" in text or not _DECIMALS.fullmatch(text + "\n"))
     return Refused(document.document_id, "bad_schema", f"a quantity, price or rate is no decimal number: {wrong!r}")
+
+
+def _decimal_texts(document: Document) -> list[str]:
+    texts: list[str] = []
+    rates: list[str | None] = [discount.rate for discount in document.discounts]
+    for line in document.lines:
+        texts += line.quantity, line.unit_price
+        for tax in line.taxes:
+            rates.append(tax.rate)  # noqa: PERF401  # A list of each line's own would cost a call.
+    rates += [tax.rate for tax in document.taxes]
+    return texts + [rate for rate in rates if rate is not None]
 
 
 # -- What each type needs ---------------------------------------------------------------------------------------------
