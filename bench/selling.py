@@ -121,7 +121,7 @@ def _close_evenly(fleet: Fleet, ids: list[str], selling_s: float, per_minute: fl
 
 
 class Sellers:
-    """Tills in processes of their own, which sell at once: where one process could not keep up with so many."""
+    """Tills in processes of their own, which sell at once: one core is not the limit of all."""
 
     def __init__(self, station: Station, ids: list[str], processes: int) -> None:
         """Start them, and wait until all are connected."""
