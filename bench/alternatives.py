@@ -22,11 +22,11 @@ from pathlib import Path
 from figures import Figure, middle
 from material import bodies
 from other_ways.table import Table
-from station import FLEET_KEY, MOSQUITTO, ROOT, cpu_s, listens
+from station import FLEET_KEY, MOSQUITTO, ROOT, cpu_s
 
 from central.database import Place
 from fleet.loop import Fleet, FleetSettings
-from fleet.processes import free_port
+from fleet.processes import free_port, listens
 from wire.tokens import token_of
 
 TILLS, EACH, ROUNDS = 4, 1000, 3

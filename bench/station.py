@@ -7,7 +7,6 @@ import getpass
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import peewee as pw
 
 from central.database import Place
-from fleet.processes import free_port
+from fleet.processes import free_port, listens
 from wire.tokens import token_of
 
 ROOT = Path(__file__).parents[1]
@@ -189,13 +188,6 @@ def _mosquitto(folder: Path, port: int) -> subprocess.Popen:
 
 
 BROKERS = {"embedded": _embedded, "Mosquitto": _mosquitto}
-
-
-def listens(port: int) -> bool:
-    """Say whether something listens there."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def _wait(condition: Callable[[], bool], within_s: float = 60.0) -> None:

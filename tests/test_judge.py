@@ -99,6 +99,23 @@ def test_a_quantity_that_is_no_decimal_number_is_a_bad_schema(number):
     assert code_of(fields) == "bad_schema"
 
 
+@pytest.mark.parametrize("where", ["price", "line", "receipt", "discount"])
+def test_a_price_or_rate_is_a_decimal_number_wherever_it_stands(where):
+    """The price of a line, the rate of its tax, of the receipt's and of a discount: one that is none is found."""
+    for number, code in (("20", None), ("1,5", "bad_schema")):
+        fields, rated = a_receipt(), {"tax_id": "1", "rate": number, "amount_minor": 0}
+        match where:
+            case "price":
+                fields["lines"][0]["unit_price"] = number
+            case "line":
+                fields["lines"][0]["taxes"] = [rated]
+            case "receipt":
+                fields["taxes"] = [rated]
+            case "discount":
+                fields["discounts"] = [{"rate": number, "amount_minor": 0}]
+        assert getattr(verdict(fields), "code", None) == code
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "0.5", "123456789012345.123456", "-0.000001", "007"])
 def test_a_decimal_number_is_one(number):
     """Up to fifteen digits before the point and six after it, with a sign."""

@@ -198,7 +198,7 @@ def test_a_renewal_that_fails_is_told_and_a_revoked_till_is_out_within_the_minut
         assert wait_until(lambda: till.status()["certificate"]["problem"] == "", 20), till.agent.log()[-2000:]
         # It is about to reconnect with the new one: revoked meanwhile it would be refused, and no session would end.
         back = f'"event": "connected", "till": "{till.till_id}"'
-        assert wait_until(lambda: running.broker.log().count(back) == 2 and till.is_connected(), 20)
+        assert wait_until(lambda: running.broker.log().count(back) >= 2 and till.is_connected(), 20)
 
         began = time.monotonic()
         chain.pki.office.revoke(till.till_id, "stolen")
