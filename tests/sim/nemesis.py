@@ -182,7 +182,7 @@ class Nemesis:
         if self.world.rng.random() < 0.5:
             till.memory.keeper.execute("DELETE FROM document WHERE sequence = ?", (number,))
         else:
-            edited = body.replace(b'_id":"till', b'_id":"edited-till', 1)
+            edited = body.replace(b'"document_id":"', b'"document_id":"edited-', 1)
             if body in self.world.ledger.wrong:
                 self.world.ledger.wrong.add(edited)
             till.memory.keeper.execute("UPDATE document SET body = ? WHERE sequence = ?", (edited, number))
