@@ -35,7 +35,7 @@ class Collector:
         self.tills: dict[str, TillState] = {}
         self.counters = Counters()
         self._debounce = Debounce(limits.quiet_s, limits.max_wait_s)
-        self.turns = Turns(limits.parallel)
+        self.turns = Turns(limits.parallel, limits.parallel_backlog)
         self._sweep = Alarms()
         self._task_prefix, self._tasks_made = task_prefix, 0
         self._heads = Heads(limits)
@@ -245,7 +245,7 @@ class Collector:
         for till in self._debounce.due(now):
             if (task := self.tills[till].task) and task.state == "waiting":
                 self._enqueue(task)
-        for till in self.turns.asked.due(now):
+        for till in self.turns.timed_out(now):
             self._on_timeout(till, now)
         for till in self.turns.resting.due(now):
             if (task := self.tills[till].task) and task.state == "resting":
@@ -447,7 +447,7 @@ class Collector:
         self._change(task)
         task.asked_at = now
         task.asked_stream, task.asked_newest = (mark.stream if mark else None), (bell.newest if bell else 0)
-        self.turns.asked.set(till, now + self.limits.timeout_s)
+        self.turns.ask(till, now + self.limits.timeout_s)
         self.counters.requests += 1
         return [Ask(till, self.speech.request(state, task, self._reason(state, task)))]
 

@@ -16,7 +16,8 @@ class CollectorLimits:
 
     quiet_s: float = 0.5
     max_wait_s: float = 5.0
-    parallel: int = 20
+    parallel: int = 500
+    parallel_backlog: int = 20
     timeout_s: float = 30.0
     retry_min_s: float = 5.0
     retry_max_s: float = 600.0

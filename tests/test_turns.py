@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from central.turns import BACKLOG, LIVE, URGENT, Alarms, Turns
+from central.turns import BACKLOG, LIVE, REPEAT, URGENT, Alarms, Turns
 
 
 def served(turns):
@@ -18,7 +18,7 @@ def served(turns):
 
 def test_within_a_class_it_is_first_come_first_served():
     """Nobody overtakes within a class."""
-    turns = Turns(parallel=1)
+    turns = Turns(1, 9)
     for till in "abcd":
         turns.queue(till, LIVE)
 
@@ -27,7 +27,7 @@ def test_within_a_class_it_is_first_come_first_served():
 
 def test_urgent_comes_before_live_and_live_before_backlog():
     """A class is served only while no better one waits."""
-    turns = Turns(parallel=1)
+    turns = Turns(1, 9)
     for till, rank in (("old", BACKLOG), ("live", LIVE), ("shift", URGENT), ("live too", LIVE)):
         turns.queue(till, rank)
 
@@ -36,11 +36,11 @@ def test_urgent_comes_before_live_and_live_before_backlog():
 
 def test_only_so_many_have_their_turn_at_once():
     """A slot is free again when its till leaves or goes to rest."""
-    turns = Turns(parallel=2)
+    turns = Turns(2, 9)
     for till in "abc":
         turns.queue(till, LIVE)
     for _ in range(2):
-        turns.asked.set(turns.next(), 30)
+        turns.ask(turns.next(), 30)
 
     assert turns.next() is None
     assert turns.waiting == 1
@@ -48,14 +48,56 @@ def test_only_so_many_have_their_turn_at_once():
     assert turns.next() == "c"
 
 
+def in_turn(turns, at=30):
+    """Return who gets a slot now."""
+    tills = []
+    while till := turns.next():
+        turns.ask(till, at)
+        tills.append(till)
+    return tills
+
+
+def test_who_owes_much_takes_only_its_share_of_the_slots():
+    """A fleet that comes back leaves the others free; what is asked once more has half of that share."""
+    turns = Turns(8, 4)
+    for number in range(6):
+        turns.queue(f"silent-{number}", REPEAT)
+    assert in_turn(turns) == ["silent-0", "silent-1"]
+    for number in range(6):
+        turns.queue(f"back-{number}", BACKLOG)
+    assert in_turn(turns) == ["back-0", "back-1"]
+    for number in range(6):
+        turns.queue(f"sells-{number}", LIVE if number else URGENT)
+
+    assert in_turn(turns) == ["sells-0", "sells-1", "sells-2", "sells-3"]
+    turns.leave("back-0")
+    turns.leave("sells-2")
+    assert in_turn(turns) == ["sells-4", "sells-5"]
+    turns.leave("sells-5")
+    assert in_turn(turns) == ["back-2"]
+    assert len(turns.timed_out(30)) == 8
+    assert in_turn(turns) == ["back-3", "back-4", "back-5"]
+
+
+def test_one_slot_serves_all_classes():
+    """The smallest configuration starves nobody."""
+    turns = Turns(1, 1)
+    turns.queue("silent", REPEAT)
+    turns.queue("back", BACKLOG)
+
+    assert in_turn(turns) == ["back"]
+    turns.leave("back")
+    assert in_turn(turns) == ["silent"]
+
+
 def test_a_till_with_more_goes_to_the_end_of_its_class():
     """One turn is one request: three tills with a backlog take turns."""
-    turns, order = Turns(parallel=1), []
+    turns, order = Turns(1, 9), []
     for till in "abc":
         turns.queue(till, BACKLOG)
     for _ in range(7):
         till = turns.next()
-        turns.asked.set(till, 30)
+        turns.ask(till, 30)
         order.append(till)
         turns.queue(till, BACKLOG)
 
@@ -65,7 +107,7 @@ def test_a_till_with_more_goes_to_the_end_of_its_class():
 @pytest.mark.parametrize("leaves", [False, True])
 def test_a_till_that_is_queued_again_waits_at_the_end(leaves):
     """Its former place is given up: queueing anew is no way to overtake."""
-    turns = Turns(parallel=1)
+    turns = Turns(1, 9)
     turns.queue("a", LIVE)
     turns.queue("b", LIVE)
     if leaves:
@@ -77,7 +119,7 @@ def test_a_till_that_is_queued_again_waits_at_the_end(leaves):
 
 def test_a_till_that_changes_its_class_stands_in_one_queue_only():
     """One that has become urgent has one turn, not two."""
-    turns = Turns(parallel=1)
+    turns = Turns(1, 9)
     turns.queue("a", BACKLOG)
     turns.queue("b", BACKLOG)
     turns.queue("a", URGENT)
@@ -91,11 +133,12 @@ def test_a_till_that_changes_its_class_stands_in_one_queue_only():
 
 def test_a_till_that_left_has_no_turn():
     """Out of queue, slot and rest; leaving twice changes nothing."""
-    turns = Turns(parallel=1)
+    turns = Turns(1, 9)
     turns.queue("a", LIVE)
     turns.leave("a")
     turns.leave("a")
-    turns.asked.set("b", 5)
+    turns.queue("b", BACKLOG)
+    turns.ask("b", 5)
     turns.resting.set("c", 5)
     turns.leave("b")
     turns.leave("c")
@@ -126,9 +169,10 @@ def test_an_alarm_rings_once_and_at_the_time_that_was_set_last():
 
 def test_the_next_deadline_is_never_late():
     """It names the earliest slot or rest."""
-    turns = Turns(parallel=2)
+    turns = Turns(2, 9)
     assert turns.next_deadline() is None
-    turns.asked.set("a", 30)
+    turns.queue("a", LIVE)
+    turns.ask("a", 30)
     assert turns.next_deadline() == 30
     turns.resting.set("b", 7)
     assert turns.next_deadline() == 7

@@ -93,7 +93,8 @@ def test_doorbells_that_need_no_upload_of_their_own_are_counted(central):
         value(text, "bells_coalesced_total"),
         value(text, "upload_requests_total"),
     )
-    assert (1, 20) == (value(text, "admission_slots_taken"), value(text, "admission_slots"))
+    assert (1, 500) == (value(text, "admission_slots_taken"), value(text, "admission_slots"))
+    assert (0, 20) == (value(text, "admission_backlog_slots_taken"), value(text, "admission_backlog_slots"))
 
 
 def test_what_was_rolled_back_is_not_counted(tmp_path):

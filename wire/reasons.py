@@ -135,7 +135,7 @@ _KINDS = (
     Kind(
         "waiting_for_admission", "wait",
         "Waits for admission: central is busy with other tills",
-        "Wait for its turn. If this lasts, raise parallel at central.",
+        "Wait for its turn. If this lasts, raise parallel_backlog at central.",
     ),
     Kind(
         "uploading", "wait",

@@ -86,6 +86,8 @@ class WorkerFigures(Collector):
         yield of.gauge("admission_queue_length", "Tills that wait for a slot.", turns.waiting)
         yield of.gauge("admission_slots", "Tills that may be asked at once.", turns.parallel)
         yield of.gauge("admission_slots_taken", "Tills that were asked and have not answered.", len(turns.asked))
+        yield of.gauge("admission_backlog_slots", "Slots for who owes much, or was silent.", turns.parallel_backlog)
+        yield of.gauge("admission_backlog_slots_taken", "Such tills that were asked.", turns.asked_slow)
 
     def _carried(self) -> Iterator[Metric]:
         traffic, (messages, size_bytes) = self._subscriber.traffic, self._inbox.waiting()
