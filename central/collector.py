@@ -97,11 +97,13 @@ class Collector:
 
     # -- What tills say --------------------------------------------------------------------------------------------
 
-    def on_receipt_closed(self, till: str, bell: ReceiptClosed, now: float, *, is_live: bool) -> list[Command]:
+    def on_receipt_closed(
+        self, till: str, bell: ReceiptClosed, now: float, *, is_live: bool, rang_at: float | None = None
+    ) -> list[Command]:
         """Note a doorbell and debounce it; an even one that knows less than we do is told.
 
-        ``is_live`` says that the till rang just now: a retained doorbell tells nothing of its link, nor of what it
-        has closed since.
+        ``rang_at`` is when it came, if not now: while it waited for its turn the till was quiet, too. ``is_live`` says
+        that the till rang just now: a retained doorbell tells nothing of its link, nor of what it has closed since.
         """
         self.counters.doorbells += 1
         state = self._state(till, now)
@@ -124,7 +126,7 @@ class Collector:
             return [OpenStream(NewStream(till, bell.stream, bell.previous, news))]
         if news:
             self._heads.hear(till, state, news, state.mark, now)
-        return self._weigh(till, state, now)
+        return self._weigh(till, state, now, now if rang_at is None else rang_at)
 
     def on_stream_opened(
         self,
@@ -152,7 +154,7 @@ class Collector:
         if state.bell is None or state.bell.stream != mark.stream:
             return []
         state.mark = mark
-        return self._weigh(till, state, now)
+        return self._weigh(till, state, now, rang_at=now)
 
     def on_presence(self, till: str, presence: TillPresence, now: float) -> bool:
         """Note whether a till is there; False for the late will of a connection that has been replaced since.
@@ -277,7 +279,7 @@ class Collector:
             self._sweep.set(till, state.checked_at + self.limits.sweep_s)
         return state
 
-    def _weigh(self, till: str, state: TillState, now: float) -> list[Command]:
+    def _weigh(self, till: str, state: TillState, now: float, rang_at: float) -> list[Command]:
         """Decide what a doorbell asks for, once its stream's watermark is known."""
         bell, mark = state.bell, state.mark
         if bell is None or mark is None:
@@ -291,7 +293,7 @@ class Collector:
             self.turns.leave(till)
             task.state, task.attempts = "waiting", 0
         if task.state == "waiting":
-            self._debounce.ring(till, now, urgent=task.is_urgent)
+            self._debounce.ring(till, rang_at, urgent=task.is_urgent)
         return []
 
     def _task_for_bell(self, till: str, state: TillState, now: float) -> Task:

@@ -204,7 +204,8 @@ class Subscriber:
                     self._inflated_bytes += sum(map(len, upload.bodies))
                 case topics.RECEIPT_CLOSED if received.payload:
                     bell = codec.decode(ReceiptClosed, received.payload)
-                    return self.collector.on_receipt_closed(till, bell, now, is_live=not received.retained)
+                    rang_at, is_live = min(now, received.at), not received.retained
+                    return self.collector.on_receipt_closed(till, bell, now, is_live=is_live, rang_at=rang_at)
                 case topics.TILL_PRESENCE if received.payload:
                     presence = codec.decode(TillPresence, received.payload)
                     if self.collector.on_presence(till, presence, now):

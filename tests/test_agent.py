@@ -46,7 +46,7 @@ def till(tmp_path):
 
 
 def receive(till, message, topic=topics.UPLOAD_REQUEST, now=0.0, whose=TILL):
-    event = Received(1, 7, topic.of(till=whose, worker=1), codec.encode(message), retained=False)
+    event = Received(1, 7, topic.of(till=whose, worker=1), codec.encode(message), retained=False, at=now)
     till.agent.handle(event, now)
     return event
 
@@ -155,7 +155,7 @@ def test_a_bad_message_is_acknowledged_and_changes_nothing(till, payload):
     """It would come again for ever otherwise."""
     before = len(till.link.published)
     events = [
-        Received(1, 7, topic.of(till=TILL, worker=1), payload, retained=False)
+        Received(1, 7, topic.of(till=TILL, worker=1), payload, retained=False, at=0.0)
         for topic in (topics.UPLOAD_REQUEST, topics.SALES_STORED, topics.CENTRAL_PRESENCE)
     ]
     for event in events:

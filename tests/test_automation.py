@@ -418,7 +418,7 @@ def presences(till):
 
 
 def deliver(till, payload, now=0.0):
-    till.agent.handle(Received(1, 7, topics.SETTINGS.of(till=TILL), payload, retained=True), now)
+    till.agent.handle(Received(1, 7, topics.SETTINGS.of(till=TILL), payload, retained=True, at=now), now)
 
 
 def a_shift(kind, number=1):
@@ -588,7 +588,9 @@ def test_a_refused_revision_is_reported_with_its_reason_and_the_old_one_runs_on(
 def test_settings_for_another_till_are_none_of_its_business(make):
     """A broker without access rules must not hand one till another's orders."""
     till = make()
-    till.agent.handle(Received(1, 7, topics.SETTINGS.of(till="till-2"), settings(7, PER_RECEIPT), retained=True), 0.0)
+    till.agent.handle(
+        Received(1, 7, topics.SETTINGS.of(till="till-2"), settings(7, PER_RECEIPT), retained=True, at=0.0), 0.0
+    )
 
     assert till.agent.automation.source == "factory"
 

@@ -648,11 +648,13 @@ class Line:
         going_up, going_down = up[:], down[:]
         up.clear()
         down.clear()
-        self.worker.handle_all([Received(1, 1, topic, body, retained=False) for topic, body, _ in going_up], now)
+        self.worker.handle_all(
+            [Received(1, 1, topic, body, retained=False, at=now) for topic, body, _ in going_up], now
+        )
         for mid in list(agent._sent):
             agent.handle(Acknowledged(1, mid), now)
         for topic, body, _ in going_down:
-            agent.handle(Received(1, 1, topic, body, retained=False), now)
+            agent.handle(Received(1, 1, topic, body, retained=False, at=now), now)
         self.worker.tick(now)
         agent.tick(now)
         return bool(going_up or going_down)

@@ -41,11 +41,11 @@ class Wire:
         while quiet < 2:
             before = len(self.carried)
             for mid, topic, payload in self._new("till", self.till.link):
-                self.central.handle_all([Received(1, mid, topic, payload, False)], self.now)
+                self.central.handle_all([Received(1, mid, topic, payload, False, self.now)], self.now)
                 self.till.agent.handle(Acknowledged(1, mid), self.now)
             for mid, topic, payload in self._new("central", self.link):
                 if topic.startswith("till/"):
-                    self.till.agent.handle(Received(1, mid, topic, payload, False), self.now)
+                    self.till.agent.handle(Received(1, mid, topic, payload, False, self.now), self.now)
                 self.central.handle_all([Acknowledged(1, mid)], self.now)
             if len(self.carried) == before:
                 quiet += 1

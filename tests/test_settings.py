@@ -164,7 +164,7 @@ class Central:
         fields = {"online": True, "connection": 1, "boot_id": "b", "settings_revision": revision, **fields}
         payload = codec.encode(said(TillPresence, **fields))
         topic = topics.TILL_PRESENCE.of(till=till)
-        self.shell.handle_all([Received(1, 1, topic, payload, retained)], now)
+        self.shell.handle_all([Received(1, 1, topic, payload, retained, now)], now)
 
     def sent(self, till):
         return self.link.payloads(topics.SETTINGS.of(till=till))
@@ -216,7 +216,7 @@ def test_an_approval_takes_effect_without_a_restart(store):
     store.database.run("UPDATE till SET is_approved = false WHERE till_id = 'a'")
     central = Central(store)
     bell = codec.encode(a_bell(3, stream=f"{'a':0>22}"))
-    central.shell.handle_all([Received(1, 1, topics.RECEIPT_CLOSED.of(till="a"), bell, False)], 0.0)
+    central.shell.handle_all([Received(1, 1, topics.RECEIPT_CLOSED.of(till="a"), bell, False, 0.0)], 0.0)
     central.shell.tick(1.0)
     request = topics.UPLOAD_REQUEST.of(till="a")
     assert central.link.payloads(request) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from itertools import count
+from math import inf
 from random import Random
 
 import pytest
@@ -41,8 +42,9 @@ class Central:
             self.store.database.run("PRAGMA busy_timeout = 20")
         self.shell = Subscriber(CentralConfig(**config), self.store, self.link, Random(1), lambda: NOW_MS, 0.0)
 
-    def received(self, topic, payload, *, retained=False):
-        return Received(1, next(self.mids), topic, payload, retained)
+    def received(self, topic, payload, *, retained=False, at=inf):
+        """Return a message that came at a time, or in the very moment of its turn."""
+        return Received(1, next(self.mids), topic, payload, retained, at)
 
     def bell(self, newest, till=TILL, **fields):
         return self.received(topics.RECEIPT_CLOSED.of(till=till), codec.encode(a_bell(newest, **fields)))
@@ -121,6 +123,18 @@ def test_a_receipt_goes_from_doorbell_to_confirmation(central):
     assert (a_stream(), 0) == (request.stream, request.after)
     assert (1, digest_of([body]), CENTRAL) == (stored.through, stored.digest, stored.central_id)
     assert len(central.link.acknowledged) == 2
+
+
+def test_a_doorbell_that_waited_for_its_turn_has_been_quiet_meanwhile(central):
+    """The quiet time runs from when it came: a server that is busy adds its own wait to nobody's."""
+    late = central.received(topics.RECEIPT_CLOSED.of(till=TILL), codec.encode(a_bell(1)), at=0.0)
+    central.shell.handle_all([central.bell(0, digest=digest_of([]))], 0.0)
+    central.shell.handle_all([late], 0.4)
+
+    central.shell.tick(0.45)
+    assert len(central.said_to()[0]) == 0
+    central.shell.tick(0.5)
+    assert len(central.said_to()[0]) == 1
 
 
 def test_all_that_waits_is_one_transaction(central):

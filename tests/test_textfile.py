@@ -62,7 +62,7 @@ def test_what_waits_and_what_is_stored_is_told_with_the_time_of_the_word(till, p
     stream = till.outbox.head().stream
     stored = a_confirmation(2, digest_of(kept, stream), stream, central_id=CENTRAL)
     topic = topics.SALES_STORED.of(till=TILL)
-    till.agent.handle(Received(1, 1, topic, codec.encode(stored), False), 30.0)
+    till.agent.handle(Received(1, 1, topic, codec.encode(stored), False, 30.0), 30.0)
     till.agent.tick(30.0)
     assert (told(path, "outbox_receipts", state="unsent"), told(path, "outbox_receipts", state="stored")) == (1, 2)
     assert told(path, "last_ack_timestamp_seconds") == NOW_MS / 1000

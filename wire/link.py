@@ -59,6 +59,8 @@ class Received:
     topic: str
     payload: bytes
     retained: bool
+    at: float
+    """When it came, in seconds of the monotonic clock; it may wait for its turn since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +317,8 @@ class Connection:
         self.end(f"{text}; {flaw}" if flaw else text, is_refused="ALERT" in self._noted or self._is_cut_again())
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        event = Received(self.generation, message.mid, message.topic, bytes(message.payload), message.retain)
+        payload, at = bytes(message.payload), time.monotonic()
+        event = Received(self.generation, message.mid, message.topic, payload, message.retain, at)
         if not self._deliver(event, len(message.payload) + 64):
             # No room: let it go. Whoever sent it says it again, and an unacknowledged one would block the window.
             self.acknowledge(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from wire.link import Acknowledged, Backoff, Connected, Disconnected, Received
@@ -153,7 +153,7 @@ class SimBroker:
         if number < link.seen:
             self.world.count("reorder")
         link.seen = max(link.seen, number)
-        link.deliver(event)
+        link.deliver(replace(event, at=self.world.now))
 
     def _route(self, topic, payload, retain):
         if retain:
@@ -175,7 +175,7 @@ class SimBroker:
         if world.chance("loss"):
             return
         link.sent += 1
-        event = Received(link.generation, 1, topic, payload, retained)
+        event = Received(link.generation, 1, topic, payload, retained, at=0.0)
         world.after(world.delay(), self._give, link, event, link.sent)
         while world.chance("duplicate"):
             world.after(world.delay(), self._give, link, event, link.sent)

@@ -180,11 +180,11 @@ class Watched(Subscriber):
         core, self.bells = super()._begin(now), deque()
         real = core.on_receipt_closed
 
-        def on_receipt_closed(till, bell, now, *, is_live):
+        def on_receipt_closed(till, bell, now, *, is_live, rang_at=None):
             state = core.tills.get(till)
             if state is None or not (bell.newest <= state.taken_over.get(bell.stream, -1) or len(state.heads) > 8):
                 self.bells.append((now, till, bell))
-            return real(till, bell, now, is_live=is_live)
+            return real(till, bell, now, is_live=is_live, rang_at=rang_at)
 
         core.on_receipt_closed = on_receipt_closed
         return core
