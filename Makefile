@@ -12,7 +12,7 @@ demo: $(VENV)/.demo ## A broker, central and 20 tills on this machine, and a pro
 # Booted machines come last, by themselves: they take all of a small machine. 5: ARGS chose no test of this part.
 test: lint ## Everything that the gate checks (ARGS="-k name").
 	$(BIN)/python -m pytest -n auto -m "not machines" $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -n auto --dist loadfile -m machines tests/rollout $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m machines tests/rollout $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from multiprocessing.connection import Connection
 
@@ -59,7 +60,12 @@ def a_fleet(
 
 def sales(seed: int = 1) -> Iterator[bytes]:
     """Return sales for ever; a document's id and till are to be given by `renamed`."""
-    return cycle([body for body in bodies("till-x", 3000, seed) if b'"transaction_type":"sale"' in body])
+    return cycle(_sales(seed))
+
+
+@cache
+def _sales(seed: int) -> list[bytes]:
+    return [body for body in bodies("till-x", 3000, seed) if b'"transaction_type":"sale"' in body]
 
 
 def renamed(body: bytes, till: str, number: int) -> bytes:

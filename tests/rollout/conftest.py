@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import machines
@@ -12,8 +13,27 @@ LACK = machines.why_not()
 """Asked once; every test that boots a machine carries the mark ``machines`` and is skipped by name with this reason."""
 
 
+ORDER = (
+    "test_waves",
+    "test_from_nothing",
+    "test_till_release",
+    "test_identity",
+    "test_rollout_of_a_chain",
+    "test_apart",
+)
+"""Each takes two to eight minutes. Workers take a file each and then another, in this order: the longest of the first
+go with the shortest of the second."""
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: what waits for a boot, a soak or a lost link leaves its core to another."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
-    """Skip what cannot run here."""
+    """Skip what cannot run here, and begin with what takes longest."""
+    order = {name: number for number, name in enumerate(ORDER)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
         if LACK and HERE in item.path.parents and item.get_closest_marker("machines"):
             item.add_marker(pytest.mark.skip(reason=LACK))

@@ -29,6 +29,7 @@ PACKAGES = (
 NETWORK = "198.51.100"
 CONTROL = f"{NETWORK}.1"
 PREFIX = "tsfleet"
+KEEPS_COMPILED = Path(__file__).with_name("sitecustomize_of_machines.py")
 LINK_PORT = 10
 UNUSED_S = 14 * 86_400
 
@@ -121,7 +122,7 @@ def _forget_unused() -> None:
 
 def base(suite: str = "bookworm") -> Path:
     """Return a minimal Debian with sshd and Python, made the first time (about 30 s)."""
-    with made_once(f"base-{suite}", PACKAGES, "1") as (folder, new):
+    with made_once(f"base-{suite}", PACKAGES, "1", KEEPS_COMPILED.read_text("utf-8")) as (folder, new):
         root = folder / "root"
         if new:
             _bootstrap(suite, root)
@@ -137,6 +138,9 @@ def _bootstrap(suite: str, root: Path) -> None:
     may = root / "etc/sudoers.d/deploy"
     may.write_text("deploy ALL=(ALL) NOPASSWD: ALL\n", "utf-8")
     may.chmod(0o440)
+    (root / "var/cache/compiled").mkdir()
+    for folder in (root / "etc").glob("python3.*"):
+        shutil.copy(KEEPS_COMPILED, folder / "sitecustomize.py")
     (root / "etc/apt/sources.list").write_text("", "utf-8")  # There is no way out: apt must not wait for one.
     (root / "etc/machine-id").write_text("", "utf-8")
     for key in (root / "etc/ssh").glob("ssh_host_*"):  # Made anew for each machine by `boot`.

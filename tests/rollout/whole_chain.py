@@ -216,4 +216,4 @@ def _sources() -> list[str]:
     ]
     files = [path for path in files if path.suffix != ".md" and (ROOT / "ansible/release") not in path.parents]
     told = [f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
-    return [*told, *commands(), str(release()), *DEBIAN]
+    return [*told, *commands(), str(release()), str(base()), *DEBIAN]
