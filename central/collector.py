@@ -102,16 +102,15 @@ class Collector:
     ) -> list[Command]:
         """Note a doorbell and debounce it; an even one that knows less than we do is told.
 
-        ``rang_at`` is when it came, if not now: while it waited for its turn the till was quiet, too. ``is_live`` says
-        that the till rang just now: a retained doorbell tells nothing of its link, nor of what it has closed since.
+        ``rang_at`` is when it came, if not now: its till has been quiet since. ``is_live`` says that it rang just now:
+        a retained doorbell tells nothing of its link, nor of what it has closed since.
         """
         self.counters.doorbells += 1
         state = self._state(till, now)
         if state.bell and state.bell.boot_id != bell.boot_id:
             state.bad_digests = 0  # What another life of it sent says nothing of the chain that this one holds.
         state.bell, state.is_bell_live = bell, is_live
-        head = head_of(bell)
-        news = None if self._heads.is_late(state, head) else head
+        news = None if self._heads.is_late(state, head := head_of(bell)) else head
         if bell.previous:
             state.taken_over = {one.stream: one.newest for one in bell.previous}
         if is_live:
