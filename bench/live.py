@@ -11,7 +11,7 @@ from figures import Figure, middle
 from selling import Sellers, Sold
 from station import Station, running, running_chain
 
-LIVE = ((100, ((1.0, 20.0),)), (1_000, ((1.0, 10.0),)), (10_000, ((1.0, 10.0), (4.0, 10.0))))
+LIVE = ((100, ((1.0, 12.0),)), (1_000, ((1.0, 10.0),)), (10_000, ((1.0, 10.0), (4.0, 10.0))))
 """Tills; receipts a minute of each, and for how long they sell each time, in seconds. Four a minute is a rush hour."""
 ROUNDS, PROCESSES = 3, 2
 """The tills are in two processes, so that no core is a limit of theirs alone."""

@@ -23,7 +23,7 @@ from station import Station, cpu_s, postgres, running
 
 from central.database import Place
 
-TILLS, PROCESSES, PER_MINUTE, SELLING_S, ROUNDS = 10_000, 2, 4.0, 10.0, 3
+TILLS, PROCESSES, PER_MINUTE, SELLING_S, ROUNDS = 10_000, 2, 4.0, 6.0, 3
 SEEDS_WAY = {"QUIET_S": "0", "MAX_WAIT_S": "0", "LIMIT_DOCUMENTS": "1", "BATCH_MESSAGES": "1", "GATHER_S": "0"}
 COUNTED = {"messages": ("messages/received", "messages/sent"), "bytes": ("bytes/received", "bytes/sent")}
 """What the broker counts, both ways, and tells every second."""
