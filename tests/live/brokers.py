@@ -23,6 +23,7 @@ from raw_mqtt import ClosedError, RawClient
 from broker.recipes.cli import recipe as broker_recipe
 from fleet.processes import free_port, listens
 from wire.tokens import token_of
+from wire.topics import UPLOAD_REQUEST
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET_KEY = b"a-fleet-key-for-tests-only-and-long-enough"
@@ -233,7 +234,21 @@ def nats_of_three(folder: Path, **options: str | float) -> Iterator[RunningBroke
             for number, node in enumerate(nodes, 1)
         ]
         assert wait_until(lambda: all(node.told("/healthz").get("status") == "ok" for node in nodes), 60)
-        yield RunningBroker("nats-cluster", nodes[0].port, processes[0], folder, tuple(nodes[1:]))
+        cluster = RunningBroker("nats-cluster", nodes[0].port, processes[0], folder, tuple(nodes[1:]))
+        assert wait_until(lambda: all(_stores(cluster) for _ in nodes), 60)
+        yield cluster
+
+
+def _stores(cluster: RunningBroker) -> bool:
+    """Say whether the node whose turn it is acknowledges a message.
+
+    A new cluster makes its streams at the first login. A node that does not know of them yet, when something is
+    published there, never acknowledges it, and hangs up after ten seconds.
+    """
+    with contextlib.suppress(ClosedError, TimeoutError), cluster.client("central-2") as client:
+        client.publish(UPLOAD_REQUEST.of(till=TILLS[0]))
+        return True
+    return False
 
 
 @contextlib.contextmanager
