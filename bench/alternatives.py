@@ -76,10 +76,10 @@ class Program:
 def _session(leader: int) -> list[int]:
     """Return the processes of a session (proc(5), stat, field 6)."""
     found = []
-    for each in Path("/proc").glob("[0-9]*/stat"):
+    for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(each.read_text("utf-8", "replace").rpartition(")")[2].split()[3]) == leader:
-                found.append(int(each.parent.name))
+            if int((each / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[3]) == leader:
+                found.append(int(each.name))
     return found
 
 

@@ -110,9 +110,9 @@ class Postgres:
         assert wait_until(lambda: not self._lives(), 30)
 
     def _lives(self) -> bool:
-        for status in Path("/proc").glob("[0-9]*/cmdline"):
+        for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if str(self.data).encode() in status.read_bytes():
+                if str(self.data).encode() in (process / "cmdline").read_bytes():
                     return True
         return False
 

@@ -128,9 +128,9 @@ class Spy:
 
     def _look(self) -> None:
         while not self._stopping.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in Path("/proc").glob("[0-9]*"):  # Not */cmdline: glob would stumble over one that ends.
                 try:
-                    self.seen.add(path.read_bytes())
+                    self.seen.add((process / "cmdline").read_bytes())
                 except OSError:
                     continue
 

@@ -58,10 +58,10 @@ def read_until(process, word):
 def programs_in(folder):
     """Return the processes whose command line names the folder."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(folder).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+            if str(folder).encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
     return found
 
 

@@ -338,9 +338,9 @@ def came(path):
 
 def is_sending(folder):
     """Tell whether an rsync of this folder runs."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(b"rsync") and any(str(folder).encode() in word for word in words):
                 return True
     return False
