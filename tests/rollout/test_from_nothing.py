@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 
 import pytest
 from brokers import wait_until
@@ -108,6 +110,24 @@ def test_systemd_judges_every_unit_that_is_shipped_to_be_confined(ours):
         assert {} == {unit: level for unit, level in levels.items() if level > 1.5}
     ours.ssh(SERVER, "systemctl start tillstream-reload && systemctl is-active tillstream-nftables")
     assert "limit rate" in ours.ssh(SERVER, "nft list table inet tillstream").stdout
+
+
+def test_a_server_that_slept_through_the_night_backs_up_before_it_checks(ours):
+    """Both timers make up for what they missed, at once; a check that came first would say that there is no backup."""
+    ours.shut_down(SERVER)
+    long_ago = time.time() - 2 * 86_400
+    for timer in ("tillstream-backup.timer", "tillstream-central-check.timer"):
+        os.utime(ours.root(SERVER) / f"var/lib/systemd/timers/stamp-{timer}", (long_ago, long_ago))
+    ours.boot(SERVER)
+
+    assert wait_until(lambda: _of(ours, "tillstream-central-check", "ExecMainExitTimestampMonotonic") != "0", 60)
+    assert "0" == _of(ours, "tillstream-central-check", "ExecMainStatus"), ours.ssh(
+        SERVER, "journalctl -b -u tillstream-central-check -u tillstream-backup"
+    ).stdout
+
+
+def _of(ours, unit, name):
+    return ours.ssh(SERVER, f"systemctl show -P {name} {unit}").stdout.strip()
 
 
 def test_nightly_work_can_be_done(ours):
