@@ -86,8 +86,10 @@ def status(ours, till):
 
 
 def test_uninstall_leaves_the_machines_as_they_were(ours):
-    """Without the word it does nothing; with it no file, user, group, unit or rule is left."""
+    """Without the word it does nothing; with it no file, user, group, unit or rule is left, nor one that had failed."""
     ours.stop_selling()
+    for machine, *units in FAILED:
+        let_fail(ours, machine, *units)
     refused = ours.play("uninstall", check=False)
     assert refused.returncode
     assert "uninstall_sure=yes" in refused.stdout
@@ -101,8 +103,25 @@ def test_uninstall_leaves_the_machines_as_they_were(ours):
             machine, "systemctl list-units --all --no-legend --plain --type=service,path,timer,socket"
         ).stdout
         assert not re.search(r"tillstream|mosquitto|postgres", units), units
+        assert "tillstream" not in ours.ssh(machine, "ls /var/lib/systemd/timers /var/lib/systemd").stdout
     assert "tillstream" not in ours.ssh(SERVER, "nft list ruleset").stdout
     assert not re.search("postgresql|mosquitto", ours.ssh(SERVER, "dpkg-query -f '${Package} ' -W").stdout)
+
+
+FAILED = (
+    (SERVER, "tillstream-central-check", "tillstream-central@1", "tillstream-renew", "mosquitto", "postgresql@15-main"),
+    ("042-01", "tillstream-edge"),
+)
+
+
+def let_fail(ours, machine, *units):
+    """Leave these units failed, as whatever is wrong with them would."""
+    for unit in units:
+        wrong = f"/run/systemd/system/{unit}.service.d"
+        said = "[Service]\\nExecStartPre=/bin/false\\nRestart=no\\n"
+        ours.ssh(machine, f"mkdir -p {wrong}; printf '{said}' > {wrong}/wrong.conf; systemctl daemon-reload")
+        assert ours.ssh(machine, f"systemctl restart {unit}", check=False).returncode
+        ours.ssh(machine, f"rm -r {wrong}; systemctl daemon-reload; systemctl is-failed {unit}")
 
 
 def left(ours, machine):
