@@ -106,6 +106,8 @@ def test_uninstall_leaves_the_machines_as_they_were(ours):
         assert "tillstream" not in ours.ssh(machine, "ls /var/lib/systemd/timers /var/lib/systemd").stdout
     assert "tillstream" not in ours.ssh(SERVER, "nft list ruleset").stdout
     assert not re.search("postgresql|mosquitto", ours.ssh(SERVER, "dpkg-query -f '${Package} ' -W").stdout)
+    again = counts(ours.play("uninstall", "-e", "uninstall_sure=yes").stdout)
+    assert dict.fromkeys((SERVER, *TILLS), 0) == {machine: figure["changed"] for machine, figure in again.items()}
 
 
 FAILED = (
