@@ -21,6 +21,7 @@ from random import SystemRandom
 
 import psycopg
 from brokers import wait_until
+from processes import programs_in
 
 from central.database import Place
 from central.migrations import migrate
@@ -107,14 +108,7 @@ class Postgres:
         self.process.wait(60)
         self.process = None
         # Backends that outlive a killed postmaster end by themselves; the next server must not find them.
-        assert wait_until(lambda: not self._lives(), 30)
-
-    def _lives(self) -> bool:
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(self.data).encode() in (process / "cmdline").read_bytes():
-                    return True
-        return False
+        assert wait_until(lambda: not programs_in(self.data), 30)
 
     def run(self, statement: str, database: str = "postgres") -> list[tuple]:
         with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:

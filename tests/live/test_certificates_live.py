@@ -13,6 +13,7 @@ from brokers import FLEET_KEY, ROOT, wait_until
 from mutual import Mutual
 from nursery import Nursery
 from pki import DAY_S, Pki
+from processes import command_lines
 from station import Station, tillstream
 from yard import Yard, is_in_order
 
@@ -128,11 +129,7 @@ class Spy:
 
     def _look(self) -> None:
         while not self._stopping.is_set():
-            for process in Path("/proc").glob("[0-9]*"):  # Not */cmdline: glob would stumble over one that ends.
-                try:
-                    self.seen.add((process / "cmdline").read_bytes())
-                except OSError:
-                    continue
+            self.seen.update(line for _, line in command_lines())
 
 
 def secrets_of(chain, tokens) -> dict[str, bytes]:

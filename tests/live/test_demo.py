@@ -16,6 +16,7 @@ import httpx
 import pytest
 from brokers import ROOT, wait_until
 from click.testing import CliRunner
+from processes import programs_in
 
 from fleet import chaos, journey
 from fleet.chaos import Chaos
@@ -53,16 +54,6 @@ def read_until(process, word):
         if word in line:
             return said
     raise AssertionError(f"it ended without {word!r}: {said}{process.stderr.read()}")
-
-
-def programs_in(folder):
-    """Return the processes whose command line names the folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
 
 
 def test_a_small_demo_proves_itself_and_leaves_nothing(tmp_path):

@@ -9,13 +9,13 @@ import subprocess
 import threading
 import time
 import zipfile
-from pathlib import Path
 from random import Random
 
 import pytest
 from brokers import wait_until
 from cables import counting_ssh
 from click.testing import CliRunner
+from processes import command_lines
 from releases import changed, release, seal, version_of
 from shops import Shops, installed
 
@@ -338,12 +338,8 @@ def came(path):
 
 def is_sending(folder):
     """Tell whether an rsync of this folder runs."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"rsync") and any(str(folder).encode() in word for word in words):
-                return True
-    return False
+    named = str(folder).encode()
+    return any(named in line and line.partition(b"\0")[0].endswith(b"rsync") for _, line in command_lines())
 
 
 def staged(folder):
