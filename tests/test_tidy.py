@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -88,3 +89,15 @@ def test_no_file_names_this_machine_or_a_registry():
     files = [ROOT / name for name in listed.stdout.splitlines() if not name.endswith((".bin", ".svg", ".png"))]
 
     assert [] == [str(file) for file in files if file.exists() and forbidden.search(file.read_text("utf-8", "replace"))]
+
+
+def test_each_test_that_boots_machines_may_be_skipped_and_no_other_of_the_rollout():
+    """One that is not listed would fail the gate where no machine can be booted, and only there."""
+    words = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-m", "machines")
+    own = {"cwd": ROOT, "env": os.environ | {"PYTEST_ADDOPTS": ""}}
+    told = subprocess.run([*words, "tests/rollout"], **own, capture_output=True, text=True, check=True)
+    listed = (ROOT / "tests/expected_skips.txt").read_text("utf-8")
+
+    booting = set(re.findall(r"^tests/rollout/\S+::\S+", told.stdout, re.MULTILINE))
+    assert booting
+    assert booting == set(re.findall(r"^tests/rollout/\S+", listed, re.MULTILINE))
