@@ -111,7 +111,14 @@ def test_uninstall_leaves_the_machines_as_they_were(ours):
 
 
 FAILED = (
-    (SERVER, "tillstream-central-check", "tillstream-central@1", "tillstream-renew", "mosquitto", "postgresql@15-main"),
+    (
+        SERVER,
+        "tillstream-central-check",
+        "tillstream-central@1-1",
+        "tillstream-renew",
+        "mosquitto",
+        "postgresql@15-main",
+    ),
     ("042-01", "tillstream-edge"),
 )
 
